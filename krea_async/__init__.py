@@ -1,0 +1,1 @@
+"""Bulk image generation through EvoLink's krea-2-turbo."""
