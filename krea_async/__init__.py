@@ -1,1 +1,73 @@
-"""Bulk image generation through EvoLink's krea-2-turbo."""
+"""Render pictures in bulk through EvoLink's krea-2-turbo: asyncio-native, nothing lost, nothing paid twice."""
+
+from krea_async._version import __version__
+from krea_async.batch import Batch, BatchProgress
+from krea_async.control.backoff import RetryPolicy
+from krea_async.control.pace import PausePolicy
+from krea_async.control.polling import PollPolicy
+from krea_async.errors import (
+    AccessDeniedError,
+    AuthenticationError,
+    BudgetExceededError,
+    ContentPolicyError,
+    DownloadError,
+    ImageExpiredError,
+    InsufficientCreditsError,
+    InvalidImageError,
+    InvalidRequestError,
+    JournalError,
+    KreaError,
+    RateLimitedError,
+    ServiceError,
+    SessionClosedError,
+    TaskFailedError,
+    TaskNotFoundError,
+    TaskTimeoutError,
+)
+from krea_async.gateway.transport import TimeoutPolicy
+from krea_async.models import Balance, ImageRequest, Task, TaskError
+from krea_async.pipeline import Job
+from krea_async.prompts import PromptList, RowProblem
+from krea_async.results import BatchReport, GeneratedImage, Timings, UnknownOutcome
+from krea_async.session import KreaSession
+from krea_async.storage.download import DownloadPolicy
+
+__all__ = [
+    "KreaSession",
+    "ImageRequest",
+    "GeneratedImage",
+    "Job",
+    "Task",
+    "TaskError",
+    "Batch",
+    "BatchProgress",
+    "BatchReport",
+    "UnknownOutcome",
+    "Timings",
+    "Balance",
+    "PromptList",
+    "RowProblem",
+    "RetryPolicy",
+    "PausePolicy",
+    "PollPolicy",
+    "TimeoutPolicy",
+    "DownloadPolicy",
+    "KreaError",
+    "InvalidRequestError",
+    "AuthenticationError",
+    "AccessDeniedError",
+    "InsufficientCreditsError",
+    "BudgetExceededError",
+    "RateLimitedError",
+    "ServiceError",
+    "TaskFailedError",
+    "ContentPolicyError",
+    "TaskTimeoutError",
+    "TaskNotFoundError",
+    "DownloadError",
+    "ImageExpiredError",
+    "InvalidImageError",
+    "JournalError",
+    "SessionClosedError",
+    "__version__",
+]

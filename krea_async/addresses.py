@@ -9,16 +9,19 @@ import unicodedata
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # all that IANA has given out
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _INTERNAL_SUFFIXES = (".localhost", ".local", ".internal", ".home.arpa")
 
 
 def is_internal_host(host: str) -> bool:
     """Whether `host`, as written in a URL, is an internal address or a name reserved for one. Asks no resolver."""
-    name = unicodedata.normalize("NFKC", host).strip("[]").rstrip(".").lower()
+    name = unicodedata.normalize("NFKC", host).replace("。", ".").strip("[]").rstrip(".").lower()  # IDNA's full stop
     if name == "localhost" or name.endswith(_INTERNAL_SUFFIXES):
         return True
     address = as_address(name)
+    if address is None and "%" in name:  # some parsers decode it: %6cocalhost
+        return True
     return address is not None and is_internal_address(address)
 
 
@@ -38,7 +41,7 @@ def is_internal_address(address: IPAddress) -> bool:
     """
     if isinstance(address, ipaddress.IPv6Address) and (embedded := _embedded_ipv4(address)) is not None:
         return is_internal_address(embedded)
-    return not address.is_global or address.is_multicast
+    return not address.is_global or address.is_multicast or (address.version == 6 and address not in _GLOBAL_UNICAST)
 
 
 def _embedded_ipv4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:

@@ -169,6 +169,8 @@ class ImageExpiredError(DownloadError):
 class InvalidImageError(DownloadError):
     """The image host sent something that is no whole PNG, JPEG or WebP, every time it was asked."""
 
+    retryable = True
+
 
 class JournalError(KreaError):
     """The output directory's journal cannot be read or written."""

@@ -4,11 +4,13 @@ Sizes, tiers, ranges and prices are those of EvoLink's krea-2-turbo reference; d
 """
 
 import logging
+import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any, Final, Literal, get_args
 from urllib.parse import urlsplit
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, field, frozen, validators
 
 from krea_async.addresses import is_internal_host
 from krea_async.errors import InvalidRequestError
@@ -52,24 +54,38 @@ _CREDITS: Final[dict[Quality, float]] = {"1K": 0.45, "2K": 1.8}
 _USD: Final[dict[Quality, float]] = {"1K": 0.0067, "2K": 0.027}
 
 
+# An "@" is harmless only behind a plain authority.
+_CLEAN_URL: Final = re.compile(r"https://[\w.:\[\]%-]+[/?#]", re.ASCII | re.IGNORECASE)
+
+
 def _refuse(attribute: "Attribute[Any]", value: object, allowed: str) -> InvalidRequestError:
-    shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:77]}..."
     return InvalidRequestError(
-        f"{attribute.name} {shown} is not {allowed}", field=attribute.name, value=value, allowed=allowed
+        f"{attribute.name} {_shown(value)} is not {allowed}", field=attribute.name, value=value, allowed=allowed
     )
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; nesting without end
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _stripped(value: object) -> object:
     return value.strip() if isinstance(value, str) else value
 
 
-def _check_prompt(_: object, attribute: "Attribute[str]", value: object) -> None:
+def _check_text(_: object, attribute: "Attribute[Any]", value: object) -> None:
     if not isinstance(value, str) or not value:
         raise _refuse(attribute, value, "a non-empty text")
     try:
         value.encode()
     except UnicodeEncodeError:
         raise _refuse(attribute, value, "text that can be written as UTF-8 (it has a lone surrogate)") from None
+
+
+def _warn_if_long(_: object, _attribute: "Attribute[str]", value: str) -> None:
     if len(value) > SUGGESTED_PROMPT_CHARS:
         log.warning(
             "prompt has %d characters; the vendor suggests at most %d, and refuses more than 640 tokens: %.60s…",
@@ -100,14 +116,15 @@ def _check_flag(_: object, attribute: "Attribute[bool]", value: object) -> None:
         raise _refuse(attribute, value, "true or false")
 
 
-def _check_id(_: object, attribute: "Attribute[str | None]", value: object) -> None:
-    if value is not None and (not isinstance(value, str) or not value):
-        raise _refuse(attribute, value, "a non-empty text")
-
-
 def _check_callback_url(_: object, attribute: "Attribute[str | None]", value: object) -> None:
     if value is None:
         return
+    if isinstance(value, str) and "@" in unicodedata.normalize("NFKC", value) and not _CLEAN_URL.match(value):
+        raise InvalidRequestError(  # the value is not shown: it may hold a secret
+            "callback_url holds credentials, which the API does not take",
+            field=attribute.name,
+            allowed="an https URL without credentials",
+        )
     if not isinstance(value, str) or len(value) > MAX_CALLBACK_URL_CHARS:
         raise _refuse(attribute, value, f"a text of at most {MAX_CALLBACK_URL_CHARS} characters")
     if any(ch.isspace() or not ch.isprintable() for ch in value) or "\\" in value:
@@ -119,12 +136,6 @@ def _check_callback_url(_: object, attribute: "Attribute[str | None]", value: ob
         raise _refuse(attribute, value, "a URL that can be read") from None
     if url.scheme != "https" or not host:
         raise _refuse(attribute, value, "an https URL")
-    if "@" in url.netloc:
-        raise InvalidRequestError(  # the value is not shown: it holds a secret
-            "callback_url holds credentials, which the API does not take",
-            field=attribute.name,
-            allowed="an https URL without credentials",
-        )
     if is_internal_host(host):
         raise _refuse(attribute, value, "a URL on a public host (the gateway refuses internal addresses)")
 
@@ -141,24 +152,27 @@ class ImageRequest:
     Source of the limits: EvoLink's krea-2-turbo reference.
     """
 
-    prompt: str = field(converter=_stripped, validator=_check_prompt)
+    prompt: str = field(converter=_stripped, validator=[_check_text, _warn_if_long])
     size: Size = field(default="1:1", kw_only=True, validator=_check_size)
     quality: Quality = field(default="1K", kw_only=True, validator=_check_quality)
     seed: int | None = field(default=None, kw_only=True, validator=_check_seed)
     nsfw_check: bool = field(default=False, kw_only=True, validator=_check_flag)
     callback_url: str | None = field(default=None, kw_only=True, validator=_check_callback_url)
-    id: str | None = field(default=None, kw_only=True, validator=_check_id)
+    id: str | None = field(default=None, kw_only=True, validator=validators.optional(_check_text))
 
     @classmethod
-    def of(cls, value: "str | ImageRequest | Mapping[str, Any]") -> "ImageRequest":
+    def of(cls, value: "str | ImageRequest | Mapping[str, Any] | InvalidRequestError") -> "ImageRequest":
         """`value` as a request: itself, a bare prompt, or a mapping of this class's fields.
 
-        Raises InvalidRequestError for anything else, naming an unknown field and the known ones.
+        Raises InvalidRequestError for anything else, naming an unknown field and the known ones; a row of a prompt list
+        that could not be read is such an error already, and is raised.
         """
         if isinstance(value, ImageRequest):
             return value
         if isinstance(value, str):
             return cls(value)
+        if isinstance(value, InvalidRequestError):
+            raise value
         if not isinstance(value, Mapping):
             raise InvalidRequestError(
                 f"{type(value).__name__} is no prompt",
@@ -169,7 +183,7 @@ class ImageRequest:
         for name in value:
             if name not in REQUEST_FIELDS:
                 raise InvalidRequestError(
-                    f"unknown field {name!r}",
+                    f"unknown field {_shown(name)}",
                     field=str(name),
                     value=value[name],
                     allowed=f"one of {', '.join(REQUEST_FIELDS)}",
@@ -203,7 +217,7 @@ class TaskError:
     """Why a task failed: the gateway's code (docs/api-facts.md lists them) and its words."""
 
     code: str
-    message: str
+    message: str = ""
 
 
 @frozen(kw_only=True)

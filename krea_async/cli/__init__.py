@@ -1,0 +1,14 @@
+"""The command line. Paths and JSON on stdout, everything else on stderr; `exits` says what the exit codes mean."""
+
+import sys
+
+
+def main() -> None:
+    """Run `krea-async`; the entry point of the installed script."""
+    try:
+        from krea_async.cli.commands import krea_async
+    except ImportError as error:
+        if error.name is None or error.name.partition(".")[0] not in {"click", "rich"}:
+            raise
+        sys.exit(f"krea-async: the command line needs {error.name}; install it with: pip install 'krea-async[cli]'")
+    krea_async()

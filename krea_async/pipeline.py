@@ -1,0 +1,247 @@
+"""One prompt's way through the house: submitted, followed, fetched, saved. `Job` is a task on that way."""
+
+import asyncio
+import logging
+import os
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from attrs import frozen
+
+from krea_async.control.backoff import RetryPolicy
+from krea_async.errors import ImageExpiredError, KreaError, SessionClosedError, TaskNotFoundError
+from krea_async.gateway.client import Gateway, new_idempotency_key
+from krea_async.gateway.images import ImageHost
+from krea_async.gateway.refusals import failure_of
+from krea_async.gateway.retrying import retrying
+from krea_async.lifetime import Lifetime
+from krea_async.models import ImageRequest, Task
+from krea_async.polling import Poller
+from krea_async.results import GeneratedImage, Timings
+from krea_async.scheduler import Followed, Outcome
+from krea_async.storage.download import Downloads
+from krea_async.storage.names import file_stem
+from krea_async.storage.part import SavedPicture, Target
+from krea_async.submission import Stop, Submitter
+
+log = logging.getLogger(__name__)
+
+PICTURE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+
+
+@frozen(kw_only=True)
+class Pipeline:
+    """What a prompt needs on its way. Belongs to one session."""
+
+    gateway: Gateway
+    images: ImageHost
+    submitter: Submitter
+    poller: Poller
+    downloads: Downloads
+    lifetime: Lifetime
+    retries: RetryPolicy
+    task_timeout_s: float
+    rng: Random
+
+    async def submit(self, request: ImageRequest, *, stop: Stop | None = None) -> "Job":
+        """Have the gateway accept `request`. Raises what `Submitter.submit` raises."""
+        started_s = _now()
+        task = await self.submitter.submit(request, key=new_idempotency_key(), stop=stop)
+        return Job(self, task.id, request=request, task=task, queued_s=_now() - started_s)
+
+    def calls(self) -> dict[str, int]:
+        """Requests sent so far, by route, and how many submissions were answered 429."""
+        return {**self.gateway.calls, "image": self.images.calls, "rate_limited": self.submitter.rate_limited}
+
+    async def drain(self) -> None:
+        """Wait for all that was begun: calls under way, and tasks that are followed."""
+        while self.lifetime.busy or self.poller.busy:
+            await self.lifetime.drain()
+            await self.poller.drain()
+
+    async def end(self) -> None:
+        """End at once what still runs; whoever waits for it is told."""
+        self.submitter.stop(SessionClosedError("the session is closed"))
+        self.poller.end(_left_behind)
+        await self.lifetime.end()
+
+    async def fresh_link(self, task_id: str, number: int) -> str:
+        """The task's `number`-th link as it is now. Raises ImageExpiredError if there is none any more."""
+        try:
+            task = await retrying(partial(self.gateway.read, task_id), self.retries, self.rng)
+            return task.results[number]
+        except (TaskNotFoundError, IndexError) as error:
+            raise ImageExpiredError(
+                f"the task has no link to its picture any more: {error}", task_id=task_id
+            ) from error
+
+
+class Job:
+    """A task that is being followed. Made by `KreaSession.submit` and `KreaSession.attach`.
+
+    `request` is None for a task that was submitted elsewhere.
+    """
+
+    __slots__ = ("_ended_s", "_followed", "_outcome", "_pipeline", "_queued_s", "_reserved_credits", "request")
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        task_id: str,
+        *,
+        request: ImageRequest | None = None,
+        task: Task | None = None,
+        queued_s: float = 0.0,
+    ) -> None:
+        now = _now()
+        self._pipeline = pipeline
+        self._queued_s = queued_s
+        self._ended_s = now
+        self._reserved_credits = None if task is None else task.credits_reserved
+        self._outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._followed = Followed(
+            task_id=task_id,
+            submitted_s=now,
+            deadline_s=now + pipeline.task_timeout_s,
+            task=task,
+            on_outcome=self._end,
+        )
+        self.request = request
+        pipeline.poller.follow(self._followed)
+
+    def __repr__(self) -> str:
+        return f"<Job {self.task_id} {self.status} {self.progress}%>"
+
+    @property
+    def task_id(self) -> str:
+        """The gateway's id of the task: keep it to follow the task after a restart."""
+        return self._followed.task_id
+
+    @property
+    def status(self) -> str:
+        """The task's status at its last read; "pending" before the first."""
+        return "pending" if self._followed.task is None else self._followed.task.status
+
+    @property
+    def progress(self) -> int:
+        """Percent done at the task's last read."""
+        return 0 if self._followed.task is None else self._followed.task.progress
+
+    @property
+    def price_credits(self) -> float:
+        """What the picture costs: as settled, else as reserved, else by the price list."""
+        task = self._followed.task
+        settled = None if task is None else task.credits_used
+        listed = 0.0 if self.request is None else self.request.credits
+        return next(price for price in (settled, self._reserved_credits, listed) if price is not None)
+
+    async def wait(self) -> Task:
+        """The completed task.
+
+        Raises TaskFailedError (ContentPolicyError), TaskTimeoutError, TaskNotFoundError, ServiceError when replies stay
+        unreadable, SessionClosedError when the session ends before the task does. Cancelling ends the waiting only.
+        """
+        outcome = await asyncio.shield(self._outcome)
+        if isinstance(outcome, KreaError):
+            raise outcome
+        if outcome.status != "completed":
+            raise failure_of(outcome)
+        return outcome
+
+    async def save(self, to: "str | os.PathLike[str]") -> GeneratedImage:
+        """Wait for the picture and save it. `to`: a directory (it exists, or ends with a slash), or a file's name.
+
+        The extension follows the picture's content, and a file that exists is not overwritten: the picture gets the
+        next free name. Raises what `wait` raises, and DownloadError (ImageExpiredError, InvalidImageError).
+        """
+        with self._pipeline.lifetime.operation():
+            default_stem = file_stem(None, self.request) if self.request is not None else self.task_id
+            return await self.save_as(
+                target_of(Path(to), is_directory=os.fspath(to).endswith(_SEPARATORS), stem=default_stem)
+            )
+
+    async def save_as(self, target: Target, *, index: int | None = None) -> GeneratedImage:
+        """The same for a target that is known; `index` is the row's number in its batch."""
+        task = await self.wait()
+        try:
+            pictures = [await self._fetch(link, number, target) for number, link in enumerate(task.results)]
+        except KreaError as error:
+            error.charged = "yes"
+            error.task_id = self.task_id
+            raise
+        image = self._image(task, pictures, index)
+        if self.request is not None and not image.as_requested:
+            log.warning(
+                "task %s: the picture is %dx%d, not %dx%d as requested; it is kept",
+                self.task_id,
+                image.width,
+                image.height,
+                *self.request.pixels,
+            )
+        return image
+
+    async def _fetch(self, link: str, number: int, target: Target) -> SavedPicture:
+        if number:
+            target = Target(directory=target.directory, stem=f"{target.stem}_{number + 1}", index=target.index)
+        fresh_link = partial(self._pipeline.fresh_link, self.task_id, number)
+        return await self._pipeline.downloads.save(link, target, fresh_link=fresh_link)
+
+    def _image(self, task: Task, pictures: list[SavedPicture], index: int | None) -> GeneratedImage:
+        first = pictures[0]
+        return GeneratedImage(
+            index=index,
+            request=self.request,
+            status="saved",
+            task_id=self.task_id,
+            path=first.path,
+            paths=tuple(picture.path for picture in pictures),
+            url=task.results[0],
+            bytes=first.bytes,
+            sha256=first.sha256,
+            width=first.width,
+            height=first.height,
+            credits=self.price_credits,
+            timings=self.timings,
+        )
+
+    @property
+    def timings(self) -> Timings:
+        """Where the time went so far."""
+        if not self._outcome.done():
+            return Timings(queued_s=self._queued_s, generating_s=_now() - self._followed.submitted_s)
+        return Timings(
+            queued_s=self._queued_s,
+            generating_s=self._ended_s - self._followed.submitted_s,
+            downloading_s=_now() - self._ended_s,
+        )
+
+    def _end(self, outcome: Outcome) -> None:
+        self._ended_s = _now()
+        if self.request is not None:
+            self._pipeline.submitter.finished()
+        self._outcome.set_result(outcome)
+
+
+_SEPARATORS: Final = tuple(filter(None, (os.sep, os.altsep)))
+
+
+def target_of(path: Path, *, is_directory: bool, stem: str) -> Target:
+    """Where a picture goes that a caller wants at `path`, under the name `stem` if that is a directory."""
+    if is_directory or path.is_dir():
+        return Target(directory=path, stem=stem)
+    named = path.stem if path.suffix.lower() in PICTURE_SUFFIXES else path.name
+    return Target(directory=path.parent, stem=named)
+
+
+def _left_behind(task_id: str) -> SessionClosedError:
+    return SessionClosedError(
+        f"the session was closed before the task ended; follow it with session.attach({task_id!r})",
+        task_id=task_id,
+        charged="unknown",
+    )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

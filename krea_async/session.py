@@ -1,0 +1,179 @@
+"""`KreaSession`: what users hold. Owns the sockets and the one task group, and composes the rest."""
+
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from copy import copy
+from pathlib import Path
+from random import Random
+from typing import Self
+
+import anyio
+
+from krea_async.batch import Batch, Prompts
+from krea_async.control.backoff import RetryPolicy
+from krea_async.control.pace import Pace, PausePolicy
+from krea_async.control.polling import PollPolicy
+from krea_async.errors import SessionClosedError
+from krea_async.gateway.client import Gateway
+from krea_async.gateway.images import ImageHost, open_image_host
+from krea_async.gateway.retrying import retrying
+from krea_async.gateway.transport import TimeoutPolicy, open_transport
+from krea_async.lifetime import Lifetime
+from krea_async.models import Balance, ImageRequest, Quality, Size
+from krea_async.pipeline import Job, Pipeline
+from krea_async.polling import MAX_READS_AT_ONCE, Poller
+from krea_async.results import GeneratedImage
+from krea_async.scheduler import Scheduler
+from krea_async.settings import DEFAULT_CONCURRENCY, Settings
+from krea_async.storage.download import DownloadPolicy, Downloads
+from krea_async.submission import MAX_POSTS_AT_ONCE, NotSubmittedError, Submitter
+from krea_async.tasks import task_group
+
+
+class KreaSession(anyio.AsyncContextManagerMixin):
+    """A connection to the gateway, shared by everything that renders in one event loop.
+
+        async with KreaSession() as session:
+            image = await session.generate("a lighthouse at dusk", to="lighthouse.png")
+
+    api_key, base_url: by default from EVOLINK_API_KEY and EVOLINK_BASE_URL. concurrency: tasks that may be unfinished
+    on the gateway at the same time (64 by default). rate: submissions per second at the most; None: no cap of our own.
+    downloads: pictures fetched at the same time. task_timeout_s: how long a task is followed.
+    The policies hold the finer knobs. seed: of the jitter, for tests.
+
+    Leaving the block normally waits for what is running; an exception cancels it. Raises AuthenticationError without a
+    key and InvalidRequestError for a setting that cannot be; both before anything is sent.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        *,
+        base_url: str | None = None,
+        concurrency: int | None = None,
+        rate: float | None = None,
+        downloads: int = 16,
+        task_timeout_s: float = 1800.0,
+        retries: RetryPolicy | None = None,
+        pauses: PausePolicy | None = None,
+        polling: PollPolicy | None = None,
+        timeouts: TimeoutPolicy | None = None,
+        downloading: DownloadPolicy | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self._settings = Settings(
+            api_key=api_key,
+            base_url=base_url,
+            concurrency=DEFAULT_CONCURRENCY if concurrency is None else concurrency,
+            rate=rate,
+            downloads=downloads,
+            task_timeout_s=task_timeout_s,
+            retries=retries or RetryPolicy(),
+            pauses=pauses or PausePolicy(),
+            polling=polling or PollPolicy(),
+            timeouts=timeouts or TimeoutPolicy(),
+            downloading=downloading or DownloadPolicy(),
+        )
+        self._rng = Random(seed)
+        self._pipeline: Pipeline | None = None
+
+    def __repr__(self) -> str:
+        return f"<KreaSession {self._settings.base_url} concurrency={self._settings.concurrency}>"
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+        if self._pipeline is not None:
+            raise SessionClosedError("a session is opened once; make a new KreaSession")
+        settings = self._settings
+        connections = min(MAX_POSTS_AT_ONCE, settings.concurrency) + MAX_READS_AT_ONCE
+        async with (
+            open_transport(
+                settings.base_url, settings.api_key, connections=connections, timeouts=settings.timeouts
+            ) as transport,
+            open_image_host(settings.base_url, connections=settings.downloads, timeouts=settings.timeouts) as images,
+            task_group() as tasks,
+        ):
+            self._pipeline = pipeline = _composed(Gateway(transport), images, settings, self._rng)
+            tasks.start_soon(pipeline.poller.run)
+            pipeline.lifetime.begin()
+            try:
+                yield self
+                await pipeline.drain()
+            finally:
+                await pipeline.end()
+                tasks.cancel_scope.cancel()
+
+    async def generate(
+        self,
+        prompt: str | ImageRequest,
+        *,
+        size: Size = "1:1",
+        quality: Quality = "1K",
+        seed: int | None = None,
+        nsfw_check: bool = False,
+        to: "str | os.PathLike[str]" = ".",
+    ) -> GeneratedImage:
+        """Make one picture and save it. `to`: see `Job.save`.
+
+        Raises the member of the KreaError tree that says what to do next.
+        """
+        if not isinstance(prompt, ImageRequest):
+            prompt = ImageRequest(prompt, size=size, quality=quality, seed=seed, nsfw_check=nsfw_check)
+        pipeline = self._open()
+        with pipeline.lifetime.operation():
+            job = await _submitted(pipeline, prompt)
+            return await job.save(to)
+
+    async def submit(self, request: str | ImageRequest) -> Job:
+        """Have the gateway accept a request; it costs `request.credits`. The job is followed until the session ends.
+
+        Raises the member of the KreaError tree that says what to do next; `charged` says whether credits were spent.
+        """
+        pipeline = self._open()
+        with pipeline.lifetime.operation():
+            return await _submitted(pipeline, ImageRequest.of(request))
+
+    def attach(self, task_id: str) -> Job:
+        """Follow a task that was submitted elsewhere, or before a restart. Costs nothing."""
+        return Job(self._open(), task_id)
+
+    def render(self, prompts: Prompts, directory: "str | os.PathLike[str]") -> Batch:
+        """Make a picture of every prompt, into `directory`; see `Batch`. Nothing is sent before it is entered."""
+        return Batch(self._open(), prompts, Path(directory), concurrency=self._settings.concurrency)
+
+    async def credits(self) -> Balance:
+        """What is left to spend, in credits. Costs nothing, so it also checks the key."""
+        pipeline = self._open()
+        with pipeline.lifetime.operation():
+            return await retrying(pipeline.gateway.credits, self._settings.retries, self._rng)
+
+    def _open(self) -> Pipeline:
+        if self._pipeline is None:
+            raise SessionClosedError("the session is not open; use it inside `async with KreaSession() as session:`")
+        self._pipeline.lifetime.check()
+        return self._pipeline
+
+
+def _composed(gateway: Gateway, images: ImageHost, settings: Settings, rng: Random) -> Pipeline:
+    pace = Pace(settings.rate, settings.pauses, rng)
+    return Pipeline(
+        gateway=gateway,
+        images=images,
+        submitter=Submitter(gateway, pace, settings.retries, max_unfinished=settings.concurrency, rng=rng),
+        poller=Poller(gateway, Scheduler(settings.polling, rng)),
+        downloads=Downloads(images, settings.downloading, at_once=settings.downloads, rng=rng),
+        lifetime=Lifetime(),
+        retries=settings.retries,
+        task_timeout_s=settings.task_timeout_s,
+        rng=rng,
+    )
+
+
+async def _submitted(pipeline: Pipeline, request: ImageRequest) -> Job:
+    try:
+        return await pipeline.submit(request)
+    except NotSubmittedError as stopped:
+        error = copy(stopped.reason)
+        error.message = f"not submitted, because the session takes no new requests: {error.message}"
+        raise error from None

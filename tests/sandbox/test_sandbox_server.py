@@ -1,0 +1,85 @@
+import asyncio
+import json
+import socket
+import time
+from contextlib import suppress
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from krea_async.sandbox import Durations, Fault, Sandbox
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_the_sandbox_stops_within_a_second_whatever_is_stalled() -> None:
+    """The clients are still there, waiting, and find their connections closed."""
+    body = json.dumps({"model": "krea-2-turbo", "prompt": "x", "callback_url": "http://127.0.0.1:1/"}).encode()
+    head = f"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    head += "Authorization: Bearer sk-evo-sandbox\r\n\r\n"
+    faults = [Fault("stalled", at_bytes=0), Fault("stalled", at_bytes=9), Fault("slow", wait_s=60.0), Fault("ok")]
+    streams = []
+    async with Sandbox(durations=Durations.fixed(600.0), allow_local_callbacks=True) as sandbox:
+        sandbox.script("create", *faults)
+        port = int(sandbox.url.rpartition(":")[2])
+        for _ in faults:
+            streams.append(await anyio.connect_tcp("127.0.0.1", port))
+            await streams[-1].send(head.encode() + body)
+        with anyio.fail_after(5):
+            while sandbox.ledger.requests["create"] < len(faults):
+                await anyio.lowlevel.checkpoint()
+        began = time.perf_counter()
+    assert time.perf_counter() - began < 1.0
+    for stream in streams:
+        with anyio.fail_after(1), suppress(anyio.BrokenResourceError):
+            async for _ in stream:
+                pass
+        await stream.aclose()
+
+
+async def test_a_sandbox_that_is_not_open_has_no_url() -> None:
+    with pytest.raises(RuntimeError, match="not open"):
+        _ = Sandbox().url
+
+
+async def test_ports_may_be_chosen_and_are_free_again_afterwards() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for _ in range(2):
+        async with Sandbox(port=port) as sandbox:
+            assert sandbox.url == f"http://127.0.0.1:{port}"
+            assert sandbox.image_url.startswith("http://127.0.0.1:")
+            assert sandbox.image_url != sandbox.url
+
+
+async def test_a_port_in_use_is_an_error_that_leaves_nothing_open() -> None:
+    async with Sandbox() as sandbox:
+        port = int(sandbox.url.rpartition(":")[2])
+        with pytest.raises(OSError, match="in use"):
+            await Sandbox(port=port).__aenter__()
+
+
+async def test_the_callers_exception_comes_out_as_it_is() -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with Sandbox():
+            raise ZeroDivisionError
+
+
+async def test_a_cancelled_sandbox_closes_its_ports() -> None:
+    async def sleep_inside() -> None:
+        async with Sandbox() as sandbox:
+            ports.append(int(sandbox.url.rpartition(":")[2]))
+            await anyio.sleep_forever()
+
+    ports: list[int] = []
+    with anyio.move_on_after(0.05) as scope:
+        await sleep_inside()
+    assert scope.cancelled_caught
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(sleep_inside(), 0.05)
+    assert len(ports) == 2
+    for port in ports:
+        with pytest.raises(OSError, match="connection"):
+            await anyio.connect_tcp("127.0.0.1", port)
