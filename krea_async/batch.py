@@ -189,7 +189,8 @@ class Batch(anyio.AsyncContextManagerMixin):
             target = Target(
                 directory=self._directory, stem=file_stem(index, request), index=index if request.id else None
             )
-            return await job.save_as(target, index=index)
+            with job.given_up_if_cancelled():
+                return await job.save_as(target, index=index)
         except NotSubmittedError as stopped:
             return GeneratedImage(index=index, request=request, status="skipped", error=stopped.reason)
         except KreaError as error:

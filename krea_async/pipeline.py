@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -206,6 +208,17 @@ class Job:
             timings=self.timings,
         )
 
+    @contextmanager
+    def given_up_if_cancelled(self) -> Iterator[None]:
+        """Follow the task no further when the block is cancelled: nobody waits for it any more."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self._pipeline.poller.forget(self._followed):
+                log.info("task %s is given up; session.attach(%r) follows it again", self.task_id, self.task_id)
+                self._end(_left_behind(self.task_id))
+            raise
+
     @property
     def timings(self) -> Timings:
         """Where the time went so far."""
@@ -237,7 +250,7 @@ def target_of(path: Path, *, is_directory: bool, stem: str) -> Target:
 
 def _left_behind(task_id: str) -> SessionClosedError:
     return SessionClosedError(
-        f"the session was closed before the task ended; follow it with session.attach({task_id!r})",
+        f"the task was not followed to its end; take it up with session.attach({task_id!r})",
         task_id=task_id,
         charged="unknown",
     )

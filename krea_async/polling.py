@@ -36,6 +36,12 @@ class Poller:
         if self._scheduler.next_read_s() < self._wake_s:
             self._woken.set()
 
+    def forget(self, followed: Followed) -> bool:
+        """Follow a task no further, and give it no outcome. False if it has one already."""
+        forgotten = self._scheduler.forget(followed)
+        self._tell_drain()
+        return forgotten
+
     @property
     def busy(self) -> bool:
         """Whether any task is followed."""
@@ -77,8 +83,11 @@ class Poller:
         finally:
             self._reading -= 1
             self._woken.set()
-            self._read_done.set()
-            self._read_done.clear()
+            self._tell_drain()
+
+    def _tell_drain(self) -> None:
+        self._read_done.set()
+        self._read_done.clear()
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -7,7 +7,7 @@ from typing import Literal
 
 from attrs import field, frozen
 
-from krea_async.errors import KreaError
+from krea_async.errors import Charged, KreaError
 from krea_async.models import ImageRequest
 
 ImageStatus = Literal["saved", "failed", "skipped"]
@@ -65,11 +65,15 @@ class GeneratedImage:
 
 @frozen(kw_only=True)
 class UnknownOutcome:
-    """A row whose task may have been made and charged: the answer was lost, or the task was not seen to finish."""
+    """A row that may have been charged ("unknown"), or was ("yes"), without a picture on disk.
+
+    With a task_id, `session.attach` follows it up and costs nothing.
+    """
 
     index: int | None
     prompt: str | None
     task_id: str | None
+    charged: Charged
     reason: str
 
 
@@ -77,7 +81,7 @@ class UnknownOutcome:
 class BatchReport:
     """The books of a batch.
 
-    saved, failed, skipped: rows by status. credits, usd: spent on the saved ones. failures: rows by error code (or the
+    saved, failed, skipped: rows by status. credits, usd: spent. failures: rows by error code (or the
     error's class where it has none). examples: the first error of each code. unknown: rows that may have been charged
     without a picture. other_size: pictures whose pixels are not those asked for. stopped_by: what ended the batch
     before its list did. calls: requests sent by this session while the batch ran, by route; "rate_limited" counts the
@@ -121,11 +125,12 @@ class Tally:
 
     def add(self, image: GeneratedImage) -> None:
         """Count one row."""
+        if image.credits:
+            self.credits += image.credits
+            self.usd += image.request.usd if image.request else 0.0
         if image.status == "saved":
             self.saved += 1
             self.bytes += image.bytes
-            self.credits += image.credits
-            self.usd += image.request.usd if image.request else 0.0
             self.other_size += not image.as_requested
         elif image.status == "skipped":
             self.skipped += 1
@@ -146,6 +151,7 @@ class Tally:
                     index=image.index,
                     prompt=image.request.prompt if image.request else None,
                     task_id=image.task_id or error.task_id,
+                    charged=error.charged,
                     reason=str(error),
                 )
             )

@@ -76,6 +76,13 @@ class Scheduler:
         else:
             self._push(followed, now + self._policy.first_wait_s(self._rng))
 
+    def forget(self, followed: Followed) -> bool:
+        """Follow a task no further, and give it no outcome. False if it has one already."""
+        if followed.ended:
+            return False
+        self._drop(followed)
+        return True
+
     def end_all(self, reason: Callable[[str], KreaError]) -> None:
         """Follow nothing any more; each task's outcome is `reason(task_id)`."""
         for followed in list(self._tasks.values()):
@@ -176,9 +183,12 @@ class Scheduler:
             heapq.heappop(self._due)
 
     def _end(self, followed: Followed, outcome: Outcome) -> None:
+        self._drop(followed)
+        followed.on_outcome(outcome)
+
+    def _drop(self, followed: Followed) -> None:
         followed.ended = True
         del self._tasks[followed.task_id]
-        followed.on_outcome(outcome)
 
 
 def _timed_out(followed: Followed, now: float, error: KreaError | None) -> TaskTimeoutError:

@@ -123,7 +123,8 @@ class KreaSession(anyio.AsyncContextManagerMixin):
         pipeline = self._open()
         with pipeline.lifetime.operation():
             job = await _submitted(pipeline, prompt)
-            return await job.save(to)
+            with job.given_up_if_cancelled():
+                return await job.save(to)
 
     async def submit(self, request: str | ImageRequest) -> Job:
         """Have the gateway accept a request; it costs `request.credits`. The job is followed until the session ends.

@@ -6,7 +6,7 @@ import sys
 def main() -> None:
     """Run `krea-async`; the entry point of the installed script."""
     try:
-        from krea_async.cli.commands import krea_async
+        from krea_async.cli.commands import krea_async  # noqa: PLC0415 - needs an extra that may be missing
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] not in {"click", "rich"}:
             raise

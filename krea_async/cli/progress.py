@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from krea_async.batch import Batch, BatchProgress
+from krea_async.batch import BatchProgress
 
 PLAIN_EVERY_S: Final = 5.0
 LIVE_EVERY_S: Final = 0.25
@@ -63,7 +63,7 @@ class PlainView:
 
     def say(self, line: str) -> None:
         """Print a line."""
-        print(line, file=sys.stderr, flush=True)  # noqa: T201 - this is the command line
+        print(line, file=sys.stderr, flush=True)
 
 
 class LiveView:
@@ -106,12 +106,3 @@ def clock(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
-
-
-async def keep_showing(batch: Batch, view: ProgressView) -> None:
-    """Show the batch's progress until cancelled."""
-    import anyio
-
-    while True:
-        view.show(batch.progress)
-        await anyio.sleep(view.every_s)

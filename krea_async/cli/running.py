@@ -6,16 +6,114 @@ The first Ctrl-C (or SIGTERM) stops submitting and finishes what is paid for; th
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import anyio
-from anyio.abc import CancelScope
 
-from krea_async.batch import Batch, Prompts
+from krea_async.batch import Batch, Prompt
 from krea_async.cli.exits import exit_of_report, exit_of_signal
-from krea_async.cli.progress import ProgressView, clock, keep_showing, progress_view
+from krea_async.cli.progress import ProgressView, clock, progress_view
 from krea_async.errors import KreaError
 from krea_async.results import BatchReport, GeneratedImage
 from krea_async.session import KreaSession
+from krea_async.tasks import task_group
+
+MAX_FAILURES_SHOWN = 20
+
+
+class StoppedAtOnceError(Exception):
+    """The user asked twice. `code`: the exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__("stopped at once; tasks in flight may have been charged")
+        self.code = code
+
+
+async def run_batch(
+    session: KreaSession, prompts: Iterable[Prompt], directory: Path, *, rows: int | None, as_json: bool
+) -> int:
+    """Render `prompts` and return the exit code. Prints each picture's path, or one JSON report, on stdout.
+
+    Raises StoppedAtOnceError after a second signal, so that the session ends at once as well.
+    """
+    caught: list[int] = []
+    with progress_view(rows) as view:
+        async with task_group() as helpers:
+            async with session.render(prompts, directory) as batch:
+                helpers.start_soon(_obey_signals, batch, view, caught, helpers.cancel_scope)
+                helpers.start_soon(_keep_showing, batch, view)
+                async for image in batch:
+                    _tell(image, view, paths=not as_json)
+            helpers.cancel_scope.cancel()
+    if len(caught) > 1:
+        raise StoppedAtOnceError(exit_of_signal(caught[0]))
+    _summarise(batch.report, directory)
+    if as_json:
+        print(json.dumps(report_json(batch.report)))
+    return exit_of_signal(caught[0]) if caught else exit_of_report(batch.report)
+
+
+def report_json(report: BatchReport) -> dict[str, object]:
+    """A report for programs."""
+    return {
+        "rows": report.rows,
+        "saved": report.saved,
+        "failed": report.failed,
+        "skipped": report.skipped,
+        "credits": report.credits,
+        "usd": report.usd,
+        "bytes": report.bytes,
+        "wall_s": round(report.wall_s, 3),
+        "failures": dict(report.failures),
+        "unknown": [
+            {"index": row.index, "task_id": row.task_id, "charged": row.charged, "reason": row.reason}
+            for row in report.unknown
+        ],
+        "stopped_by": None if report.stopped_by is None else str(report.stopped_by),
+        "calls": dict(report.calls),
+    }
+
+
+async def _obey_signals(batch: Batch, view: ProgressView, caught: list[int], everything: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            caught.append(number)
+            if len(caught) > 1:
+                everything.cancel()
+                return
+            in_flight = batch.progress.in_flight
+            view.say(f"stopping: {in_flight} rows in flight are finished and saved; press Ctrl-C again to stop now")
+            batch.stop(KreaError("the run was stopped by a signal", retryable=True))
+
+
+async def _keep_showing(batch: Batch, view: ProgressView) -> None:
+    while True:
+        view.show(batch.progress)
+        await anyio.sleep(view.every_s)
+
+
+def _tell(image: GeneratedImage, view: ProgressView, *, paths: bool) -> None:
+    if image.status == "failed":
+        prompt = image.request.prompt[:60] if image.request is not None else "not a valid request"
+        view.say(f"row {image.index} failed ({prompt!r}): {image.error}")
+    if paths and not sys.stdout.isatty():
+        for path in image.paths:
+            print(path, flush=True)
+
+
+def _summarise(report: BatchReport, directory: Path) -> None:
+    rows = f"{report.saved} saved in {directory}, {report.failed} failed, {report.skipped} skipped"
+    lines = [f"{rows}; {report.credits:.2f} credits (${report.usd:.2f}) in {clock(report.wall_s)}"]
+    lines += [
+        f"  {count} x {code}: {report.examples[code].message}"
+        for code, count in list(report.failures.items())[:MAX_FAILURES_SHOWN]
+    ]
+    if report.other_size:
+        lines.append(f"  {report.other_size} pictures have other pixels than were asked for; they are kept")
+    if report.unknown:
+        lines.append(f"  {len(report.unknown)} rows may have been charged without a picture:")
+        lines += [f"    row {row.index}, task {row.task_id or 'unknown'}: {row.reason}" for row in report.unknown]
+    if report.stopped_by is not None:
+        lines.append(f"  stopped early: {report.stopped_by}")
+    print("\n".join(lines), file=sys.stderr)

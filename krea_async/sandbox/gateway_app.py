@@ -84,7 +84,7 @@ class GatewayApp:
                 with self._working_on(request.headers.get("Idempotency-Key")):
                     with suppress(Refusal):
                         await _body(request)  # now: the client may have left after the pause
-                    await self._wire.pause(request, faults.slow_s if fault.wait_s is None else fault.wait_s)
+                    await self._wire.pause(faults.slow_s if fault.wait_s is None else fault.wait_s)
                 reply = await self._reply(route, request)
             case "drop_before" | "drop_after":
                 if fault.name == "drop_after":

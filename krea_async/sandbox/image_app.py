@@ -60,7 +60,7 @@ class ImageApp:
             self._ledger.statuses["image", 0] += 1
             return self._wire.hang_up(request)
         if fault.name == "slow":
-            await self._wire.pause(request, faults.slow_s if fault.wait_s is None else fault.wait_s)
+            await self._wire.pause(faults.slow_s if fault.wait_s is None else fault.wait_s)
         reply = await self._reply(request, fault)
         self._ledger.statuses["image", reply.status] += 1
         if fault.name in {"truncated", "stalled"}:

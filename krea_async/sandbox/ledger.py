@@ -32,6 +32,10 @@ class Ledger:
         self._account.settle(self._clock())
         return dict(self._account.tasks)
 
+    def status(self, task_id: str) -> str:
+        """The task's status now, as the API would tell."""
+        return self._account.tasks[task_id].status(self._clock())
+
     @property
     def tasks_by_prompt(self) -> dict[str, list[TaskRecord]]:
         """Every task made, by prompt."""
@@ -130,8 +134,8 @@ def _as_json(task: TaskRecord, now: float) -> dict[str, Any]:
     return {
         "id": task.id,
         "prompt": task.prompt,
-        "size": task.request.size,
-        "quality": task.request.quality,
+        "size": task.size,
+        "quality": task.quality,
         "seed": task.request.seed,
         "seed_used": task.seed_used,
         "key": task.key,

@@ -18,7 +18,7 @@ from attrs import frozen
 
 Colour = tuple[float, float, float]
 Ridge = list[tuple[float, float]]  # its crest, from left to right, in pixels
-Spans = list[list[tuple[int, int]]]  # for each row, stretches [start, stop)
+Spans = list[list[tuple[int, int]]]  # for each row, stretches [start, stop); equal rows may share one list
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
@@ -172,14 +172,17 @@ def _zigzag(turns: float) -> float:
 
 def _spans(ridge: Ridge, height: int) -> Spans:
     """For every row, the stretches [start, stop) that lie below `ridge`."""
-    crossings: list[list[int]] = [[] for _ in range(height)]
-    for y in range(max(0, math.ceil(ridge[0][1])), height):
-        crossings[y].append(0)
+    top, bottom = max(0, math.ceil(min(y for _, y in ridge))), math.ceil(max(y for _, y in ridge))
+    crossings: list[list[int]] = [[] for _ in range(top, min(bottom, height))]
+    for y in range(max(top, math.ceil(ridge[0][1])), min(bottom, height)):
+        crossings[y - top].append(0)
     for (x0, y0), (x1, y1) in pairwise(ridge):
-        first, last = sorted((math.ceil(y0), math.ceil(y1)))
-        for y in range(max(0, first), min(height, last)):
-            crossings[y].append(int(x0 + (y - y0) * (x1 - x0) / (y1 - y0)))
-    return [list(zip_longest(row[::2], row[1::2], fillvalue=_BEYOND)) if row else [] for row in crossings]
+        rows = range(max(top, math.ceil(min(y0, y1))), min(height, math.ceil(max(y0, y1))))
+        slope = (x1 - x0) / (y1 - y0) if rows else 0.0
+        for y in rows:
+            crossings[y - top].append(int(x0 + (y - y0) * slope))
+    slanting = [list(zip_longest(row[::2], row[1::2], fillvalue=_BEYOND)) for row in crossings]
+    return [[]] * top + slanting + [[_EDGE_TO_EDGE]] * (height - bottom)
 
 
 def _plant(ridge: Ridge, spans: Spans, tall: float, rng: Random) -> None:
@@ -192,7 +195,7 @@ def _plant(ridge: Ridge, spans: Spans, tall: float, rng: Random) -> None:
             for row in range(max(0, int(y - top)), min(int(y + 0.1 * top), len(spans))):
                 down = (row - y + top) / top  # 0 at the tip, 1 on the ridge
                 half = 1 + top * 0.19 * down * (0.5 + 0.5 * (4 * down % 1.0))
-                spans[row].append((int(x - half), int(x + half)))
+                spans[row] = [*spans[row], (int(x - half), int(x + half))]  # not in place: rows may share a list
 
 
 def _shade(y: int, skyline: float) -> int:

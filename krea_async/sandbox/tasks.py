@@ -51,9 +51,19 @@ class TaskRecord:
         return self.request.prompt
 
     @property
+    def size(self) -> str:
+        """Its aspect ratio."""
+        return self.request.size
+
+    @property
+    def quality(self) -> str:
+        """Its tier, "1K" or "2K"."""
+        return self.request.quality
+
+    @property
     def asked(self) -> tuple[str, str, str, int | None]:
         """Prompt, size, quality, and the seed as it was asked for: what makes two tasks duplicates of each other."""
-        return self.request.prompt, self.request.size, self.request.quality, self.request.seed
+        return self.prompt, self.size, self.quality, self.request.seed
 
     def status(self, now: float) -> str:
         """The documented status word at `now`."""

@@ -34,14 +34,14 @@ class Wire:
         await response.prepare(request)
         await response.write(reply.body[:at_bytes])
         if silent_s:
-            await self.pause(request, silent_s)
+            await self.pause(silent_s, request)
         self.hang_up(request)
         return response
 
-    async def pause(self, request: web.BaseRequest, for_s: float) -> None:
-        """Wait `for_s`, or until the client has left, or until the server stops."""
+    async def pause(self, for_s: float, request: web.BaseRequest | None = None) -> None:
+        """Wait `for_s`, or until the server stops, or until the client of `request`, if that is given, has left."""
         with anyio.move_on_after(for_s):
-            while request.transport is not None and not request.transport.is_closing():
+            while request is None or (request.transport is not None and not request.transport.is_closing()):
                 with anyio.move_on_after(_LOOK_EVERY_S):
                     await self._stopping.wait()
                     return

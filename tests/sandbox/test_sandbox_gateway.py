@@ -36,6 +36,7 @@ async def test_a_task_is_created_pending_and_read_to_its_end() -> None:
         }
         clock.now += 7
         running = (await client.read(task["id"])).json
+        assert sandbox.ledger.status(task["id"]) == "processing"
         assert running == {**task, "status": "processing", "progress": 50}
         clock.now += 5
         done = (await client.read(task["id"])).json

@@ -3,6 +3,7 @@ from io import BytesIO
 from typing import Any
 
 import aiohttp
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -249,3 +250,26 @@ async def test_storms_strike_the_image_host() -> None:
         task_id = await client.made()
         statuses = [(await client.image(await client.link(task_id))).status for _ in range(40)]
         assert set(statuses) == {200, 410}
+
+
+async def test_pictures_asked_for_at_once_are_drawn_all_the_same() -> None:
+    async with opened() as (_, client):
+        links = [await client.link(await client.made(seed=seed)) for seed in (1, 2)]
+        bodies: set[tuple[str, bytes]] = set()
+
+        async def fetch(link: str) -> None:
+            bodies.add((link, (await client.image(link)).body))
+
+        async with anyio.create_task_group() as group:
+            for link in links * 5:
+                group.start_soon(fetch, link)
+        assert len(bodies) == 2
+
+
+async def test_a_picture_that_was_dropped_from_memory_is_drawn_again_the_same() -> None:
+    async with opened() as (sandbox, client):
+        ids = [await client.made(f"fox {number}") for number in range(34)]
+        first = await sandbox.picture(ids[0])
+        for task_id in ids[1:]:
+            await sandbox.picture(task_id)
+        assert await sandbox.picture(ids[0]) == first

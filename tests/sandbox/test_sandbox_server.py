@@ -8,7 +8,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from krea_async.sandbox import Durations, Fault, Sandbox
+from krea_async.sandbox import Durations, Fault, Faults, Limits, Sandbox
 
 pytestmark = pytest.mark.anyio
 
@@ -83,3 +83,32 @@ async def test_a_cancelled_sandbox_closes_its_ports() -> None:
     for port in ports:
         with pytest.raises(OSError, match="connection"):
             await anyio.connect_tcp("127.0.0.1", port)
+
+
+async def test_a_body_that_ends_early_makes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    head = "POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+    head += "Authorization: Bearer sk-evo-sandbox\r\n\r\n{"
+    async with Sandbox() as sandbox:
+        stream = await anyio.connect_tcp("127.0.0.1", int(sandbox.url.rpartition(":")[2]))
+        await stream.send(head.encode())
+        with anyio.fail_after(5):
+            while not sandbox.ledger.requests["create"]:
+                await anyio.lowlevel.checkpoint()
+            await stream.aclose()
+            while not sandbox.ledger.statuses["create", 400]:
+                await anyio.lowlevel.checkpoint()
+        assert not sandbox.ledger.tasks
+    assert not caplog.records
+
+
+async def test_settings_change_while_it_runs() -> None:
+    async with Sandbox() as sandbox:
+        sandbox.durations = Durations.fixed(2.0)
+        sandbox.limits = Limits(unfinished=1)
+        sandbox.faults = Faults(error=1.0)
+        settings = sandbox.settings
+        assert (settings.durations, settings.limits, settings.faults) == (
+            sandbox.durations,
+            sandbox.limits,
+            sandbox.faults,
+        )

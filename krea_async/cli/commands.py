@@ -1,0 +1,177 @@
+"""The commands of `krea-async` and their options."""
+
+import functools
+import json
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import attrs
+import click
+
+from krea_async._version import __version__
+from krea_async.cli.demo import run_demo
+from krea_async.cli.exits import Exit, exit_of_error, exit_of_signal
+from krea_async.cli.running import StoppedAtOnceError, run_batch
+from krea_async.cli.sandbox import sandbox
+from krea_async.errors import KreaError
+from krea_async.models import QUALITIES, SIZES, ImageRequest
+from krea_async.prompts import PromptList
+from krea_async.session import KreaSession
+from krea_async.storage.manifest import manifest_row
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+SESSION_OPTIONS = (
+    click.option("--base-url", envvar="EVOLINK_BASE_URL", help="The gateway; a sandbox's URL to try without paying."),
+    click.option("--concurrency", type=click.IntRange(1), help="Unfinished tasks at a time.  [default: 64]"),
+    click.option("--rate", type=click.FloatRange(0, min_open=True), help="Submissions per second at the most."),
+    click.option(
+        "--downloads", type=click.IntRange(1), default=16, show_default=True, help="Pictures fetched at a time."
+    ),
+    click.option("--task-timeout", type=float, default=1800.0, show_default=True, help="Seconds to follow one task."),
+)
+
+
+def session_options(command: F) -> F:
+    """The options that every command with a session has."""
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(SESSION_OPTIONS), command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+@click.option("-v", "--verbose", count=True, help="Say more: -v what happens, -vv all of it.")
+def krea_async(verbose: int) -> None:
+    r"""Render pictures in bulk through EvoLink's krea-2-turbo API.
+
+    The key comes from EVOLINK_API_KEY and is never an argument. Paths and JSON go to stdout, all else to stderr.
+
+    \b
+    Try it without a key:      krea-async demo
+    A list of prompts:         krea-async render prompts.txt --out renders/
+    One picture:               krea-async generate "a lighthouse at dusk" --size 16:9
+    A gateway of your own:     krea-async sandbox --port 8787
+
+    \b
+    Exit codes: 0 all saved; 1 internal error; 2 usage or bad input; 3 some rows failed;
+    4 key refused; 5 credits ran out; 6 service unavailable; 7 unfinished; 9 disk;
+    130/143 after a signal.
+    """
+    level = {0: logging.ERROR, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+
+@krea_async.command()
+@click.argument("prompts", metavar="PROMPTS")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default=Path("renders"), show_default=True, help="Directory."
+)
+@click.option("--format", "form", type=click.Choice(["txt", "jsonl", "csv", "tsv"]), help="Instead of the extension's.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON report instead of the pictures' paths.")
+@session_options
+def render(prompts: str, out: Path, form: Any, as_json: bool, **session: Any) -> None:  # noqa: ANN401
+    """Make a picture of every row of PROMPTS, a .txt, .jsonl, .csv or .tsv file, or - for standard input.
+
+    .txt has one prompt per line, # starts a comment. The others have the fields prompt, size, quality, seed,
+    nsfw_check, callback_url and id. The whole list is checked before the first picture is paid for; every bad
+    row is named. Pictures are named after the row's number and prompt, or after its id.
+
+    Ctrl-C stops submitting and finishes what is paid for; a second one stops at once.
+    """
+
+    async def run() -> int:
+        with PromptList.open(prompts, format=form) as rows:
+            if not _checked(rows):
+                return Exit.USAGE
+            price = f"{rows.credits:.2f} credits, ${rows.usd:.2f} by the price list"
+            print(f"{rows.rows} rows, {price}", file=sys.stderr)
+            async with _session(session) as opened:
+                return await run_batch(opened, rows, out, rows=rows.rows, as_json=as_json)
+
+    _run(run)
+
+
+@krea_async.command()
+@click.argument("prompt")
+@click.option("--size", type=click.Choice(SIZES), default="1:1", show_default=True, help="Aspect ratio.")
+@click.option("--quality", type=click.Choice(QUALITIES), default="1K", show_default=True, help="Resolution and price.")
+@click.option("--seed", type=int, help="0 to 1048576; the same seed and prompt may give the same picture.")
+@click.option("--nsfw-check", is_flag=True, help="Moderate more strictly than the API does by itself.")
+@click.option("--to", default=".", show_default=True, help="File, or directory (with a slash at its end).")
+@click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON instead of the path.")
+@session_options
+def generate(prompt: str, to: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401
+    """Make one picture of PROMPT and print its path."""
+
+    async def run() -> int:
+        request = ImageRequest(
+            prompt, **{name: options.pop(name) for name in ("size", "quality", "seed", "nsfw_check")}
+        )
+        async with _session(options) as session:
+            image = await session.generate(request, to=to)
+        print(json.dumps(manifest_row(image), ensure_ascii=False) if as_json else image.path)
+        return Exit.ALL_SAVED
+
+    _run(run)
+
+
+@krea_async.command()
+@click.option("--base-url", envvar="EVOLINK_BASE_URL", help="The gateway.")
+def credits(base_url: str | None) -> None:  # noqa: A001 - the command's name
+    """Print the balance as JSON. Costs nothing, so it also checks the key."""
+
+    async def run() -> int:
+        async with KreaSession(base_url=base_url) as session:
+            balance = await session.credits()
+        print(json.dumps(attrs.asdict(balance)))
+        left = "without a limit" if balance.remaining is None else f"{balance.remaining:.2f}"
+        print(f"{left} credits left", file=sys.stderr)
+        return Exit.ALL_SAVED
+
+    _run(run)
+
+
+@krea_async.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("krea-demo"), show_default=True, help="Directory.")
+def demo(out: Path) -> None:
+    """Render a dozen pictures through a gateway of our own: no key, no cost, no network."""
+    _run(functools.partial(run_demo, out))
+
+
+krea_async.add_command(sandbox)
+
+
+def _session(options: dict[str, Any]) -> KreaSession:
+    timeout_s = options.pop("task_timeout")
+    return KreaSession(task_timeout_s=timeout_s, **options)
+
+
+def _checked(rows: PromptList) -> bool:
+    """Whether the list has no bad row; each one is named on stderr."""
+    problems = 0
+    for problem in rows.check():
+        problems += 1
+        print(problem, file=sys.stderr)
+    if problems:
+        words = "one problem" if problems == 1 else f"{problems} problems"
+        print(f"{words} in {rows.name}; nothing was submitted", file=sys.stderr)
+    return not problems
+
+
+def _run(main: Callable[[], Awaitable[int]]) -> None:
+    """Run a command to its exit code; an error of ours is one line, not a traceback."""
+    try:
+        code = anyio.run(main)
+    except KreaError as error:
+        print(f"krea-async: {error}", file=sys.stderr)
+        code = exit_of_error(error)
+    except StoppedAtOnceError as stopped:
+        print(f"krea-async: {stopped}", file=sys.stderr)
+        code = stopped.code
+    except KeyboardInterrupt:
+        code = exit_of_signal(signal.SIGINT)
+    sys.exit(code)
