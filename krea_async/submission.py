@@ -112,7 +112,7 @@ class Submitter:
             else:
                 self._unfinished += 1
                 self._answered()
-                self._pace.accepted(sent_s)
+                self._pace.accepted(self._now(), sent_s)
                 return task
             finally:
                 self._let_go()

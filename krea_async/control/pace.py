@@ -1,8 +1,9 @@
 """When the next submission may leave: evenly spaced below the caller's rate, and one pause for all after a 429.
 
 After a 429 nobody sends until the pause is over. Then one request probes; each one that is accepted lets one more leave
-beside it, so the others come back spread out and not as a herd. Requests that were under way when the gateway said no
-belong to the same episode and do not lengthen it.
+beside it, and they come back spread out, not as a herd: a little slower than the gateway is known to have accepted
+from one 429 to the next, and gaining speed from there. Requests that were under way when the gateway said no belong to
+the same episode and do not lengthen it.
 """
 
 import math
@@ -20,24 +21,30 @@ class PausePolicy:
     """How long everybody waits after a 429 that names no time.
 
     first_s: the first pause; it doubles with every probe that is refused, up to max_s. Each is shortened by a random
-    part of up to half. A pause that the gateway names is kept, plus a random part of up to spread_s.
+    part of up to half. A pause that the gateway names is kept, plus a random part of up to spread_s. slower: the part
+    of the speed accepted so far at which the others come back. gain: by how much of itself that speed grows per second.
     """
 
     first_s: float = field(default=1.0, validator=validators.gt(0))
     max_s: float = field(default=8.0, validator=validators.gt(0))
     spread_s: float = field(default=0.5, validator=validators.ge(0))
+    slower: float = field(default=0.95, validator=[validators.gt(0), validators.le(1)])
+    gain: float = field(default=0.06, validator=validators.gt(0))
 
 
 class Pace:
     """Every `sent` is followed by one `accepted`, `rejected` or `unanswered`."""
 
     def __init__(self, rate: float | None, policy: PausePolicy, rng: Random) -> None:
-        self._interval_s = 0.0 if rate is None else 1.0 / rate
+        self._shortest_interval_s = 0.0 if rate is None else 1.0 / rate
+        self._interval_s = self._shortest_interval_s
         self._policy = policy
         self._rng = rng
         self._next_s = -math.inf
         self._paused_until_s = -math.inf
         self._last_rejection_s = -math.inf
+        self._accepts = 0
+        self._last_gain_s = -math.inf
         self._refused_in_a_row = 0
         self._in_flight = 0
         self._room = math.inf
@@ -55,12 +62,14 @@ class Pace:
         self._in_flight += 1
         self._next_s = max(self._next_s, now - _CATCH_UP_S) + self._interval_s
 
-    def accepted(self, sent_s: float) -> None:
+    def accepted(self, now: float, sent_s: float) -> None:
         """The submission that left at `sent_s` was accepted."""
         self._in_flight -= 1
+        self._accepts += 1
         if sent_s > self._last_rejection_s:
             self._refused_in_a_row = 0
             self._room += 1
+            self._gain_speed(now)
 
     def unanswered(self) -> None:
         """A submission ended without a word about limits."""
@@ -70,12 +79,27 @@ class Pace:
         """The submission that left at `sent_s` was answered 429."""
         self._in_flight -= 1
         if sent_s > self._last_rejection_s:
-            self._last_rejection_s = now
             self._refused_in_a_row += 1
             self._room = 1
+            self._lose_speed(now)
+            self._last_rejection_s = now
             self._pause_until(now + self._own_pause_s())
         if retry_after_s is not None:
             self._pause_until(now + retry_after_s + self._rng.uniform(0.0, self._policy.spread_s))
+
+    def _lose_speed(self, now: float) -> None:
+        """Between two refusals the gateway took all it would take: that is its speed, whatever kind its limit is of."""
+        elapsed_s = now - self._last_rejection_s
+        if self._refused_in_a_row == 1:
+            if 0.0 < elapsed_s < math.inf and self._accepts:
+                self._interval_s = max(elapsed_s / self._accepts / self._policy.slower, self._shortest_interval_s)
+            self._accepts = 0
+        self._last_gain_s = now
+
+    def _gain_speed(self, now: float) -> None:
+        gained = self._policy.gain * min(now - self._last_gain_s, 5.0)
+        self._interval_s = max(self._interval_s / (1.0 + gained), self._shortest_interval_s)
+        self._last_gain_s = now
 
     def _own_pause_s(self) -> float:
         longest_s = min(self._policy.max_s, self._policy.first_s * 2.0 ** min(self._refused_in_a_row - 1, 30))
