@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -24,7 +25,7 @@ from krea_async.results import Tally
 FOX = ImageRequest("a fox")
 
 
-def saved(index: int = 0, request: ImageRequest = FOX, **more: object) -> GeneratedImage:
+def saved(index: int = 0, request: ImageRequest = FOX, **more: Any) -> GeneratedImage:
     width, height = request.pixels
     image = GeneratedImage(
         index=index,
@@ -40,7 +41,7 @@ def saved(index: int = 0, request: ImageRequest = FOX, **more: object) -> Genera
     return evolve(image, **more)
 
 
-def failed(error: KreaError, index: int = 0, **more: object) -> GeneratedImage:
+def failed(error: KreaError, index: int = 0, **more: Any) -> GeneratedImage:
     return evolve(GeneratedImage(index=index, request=FOX, status="failed", error=error), **more)
 
 

@@ -1,14 +1,35 @@
-"""What the disk says when it cannot, in our own words: full, read-only, gone, or a file where a directory should be."""
+"""The disk's two habits: it blocks, so it is visited in threads that are waited for; it fails in words of its own."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
+
+import anyio
 
 from krea_async.errors import DownloadError
 
 DISK_ERROR: Final = "disk_error"
 """Our own error code for a file that cannot be written."""
+
+T = TypeVar("T")
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """What `work` returns, run in a thread."""
+    return await to_its_end(asyncio.get_running_loop().run_in_executor(None, work))
+
+
+async def to_its_end(work: Awaitable[T]) -> T:
+    """What `work` returns. When cancelled, its end is waited for first: a thread cannot be stopped half-way."""
+    running = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([running])
+        raise
 
 
 @contextmanager

@@ -7,9 +7,8 @@ picture is fetched again; a link that is refused is looked up once more.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from functools import partial
 from random import Random
-from typing import Final, TypeVar
+from typing import Final
 
 import anyio
 from attrs import field, frozen, validators
@@ -23,13 +22,8 @@ from krea_async.storage.part import Part, SavedPicture, Target
 
 log = logging.getLogger(__name__)
 
-WRITE_BYTES: Final = 256 * 1024
-"""Bytes that are gathered before they go to disk: what one download holds in memory, but for a chunk."""
-
 TOO_LARGE: Final = "picture_too_large"
 CLEANUP_S: Final = 5.0
-
-T = TypeVar("T")
 
 _LINK_REFUSED: Final = frozenset({403, 404, 410})
 _CANNOT_RESUME: Final = frozenset({206, 416})
@@ -79,7 +73,7 @@ class Downloads:
                     return await self._fetch(part, link, target, fresh_link)
         except BaseException:
             with anyio.move_on_after(CLEANUP_S, shield=True):
-                await _in_thread(part.discard)
+                await part.discard()
             raise
         finally:
             self._names.release(target.directory, stem)
@@ -90,7 +84,7 @@ class Downloads:
         while True:
             try:
                 await self._receive(part, link)
-                return await _in_thread(part.publish, target, sync=self._policy.sync)
+                return await part.publish(target, sync=self._policy.sync)
             except InvalidImageError as problem:
                 part.start_over()
                 error: DownloadError = problem
@@ -126,21 +120,9 @@ class Downloads:
             part.start_over()
         part.etag = stream.etag
         self._check_size(stream.total_bytes or 0)
-        broken = None
-        async with part.opened() as file:
-            gathered = bytearray()
-            try:
-                async for chunk in stream.chunks():
-                    gathered += chunk
-                    self._check_size(part.size_bytes + len(gathered))
-                    if len(gathered) >= WRITE_BYTES:
-                        await part.append(file, gathered)
-                        gathered.clear()
-            except DownloadError as error:
-                broken = error  # what came before stays: the next try may go on from there
-            await part.append(file, gathered)
-        if broken is not None:
-            raise broken
+        async for chunk in stream.chunks():
+            self._check_size(part.size_bytes + len(chunk))
+            await part.add(chunk)
         if stream.total_bytes not in {None, part.size_bytes}:
             words = f"the picture ended after {part.size_bytes} of {stream.total_bytes} bytes"
             raise DownloadError(words, retryable=True)
@@ -157,7 +139,3 @@ def _expired(error: DownloadError) -> ImageExpiredError:
         status=error.status,
         request_id=error.request_id,
     )
-
-
-async def _in_thread(function: Callable[..., T], *args: object, **kwargs: object) -> T:
-    return await asyncio.get_running_loop().run_in_executor(None, partial(function, *args, **kwargs))

@@ -1,24 +1,24 @@
 """A picture on its way to its name: `name.part` while it comes in, `name.png` once it is whole and synced.
 
-A reader of the directory sees a picture complete or not at all, and nothing that exists is ever overwritten.
+A reader of the directory sees a picture complete or not at all, and nothing that exists is ever overwritten. Bytes are
+gathered before they go to disk, so a small picture is written, checked and named in one visit to a thread.
 """
 
-import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from itertools import dropwhile
 from pathlib import Path
-from typing import BinaryIO
+from typing import Final
 
-import anyio
-from aiofiles import threadpool
-from aiofiles.threadpool.binary import AsyncBufferedIOBase
+import aiofiles
 from attrs import frozen
 
-from krea_async.storage.formats import PictureInfo, inspect
+from krea_async.storage.disk import in_thread, to_its_end
+from krea_async.storage.formats import inspect
 from krea_async.storage.names import alternatives
+
+WRITE_BYTES: Final = 256 * 1024
+"""Bytes that are gathered before they go to disk: what one download holds in memory, but for a chunk."""
 
 
 @frozen(kw_only=True)
@@ -45,67 +45,73 @@ class SavedPicture:
 
 
 class Part:
-    """A picture while it comes in: the file, and what is known of the bytes in it."""
+    """A picture while it comes in: what is on disk, what is gathered for it, and which file of the host it is.
+
+    size_bytes: how much of it is here. etag: names the file that the bytes are from, if the host gave it a name.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.start_over()
 
     def start_over(self) -> None:
-        """Forget the bytes; the next opening empties the file."""
+        """Forget the bytes; the next write empties the file."""
         self.size_bytes = 0
-        self.sha256 = hashlib.sha256()
         self.etag: str | None = None
+        self._written_bytes = 0
+        self._gathered: list[bytes] = []
+        self._sha256 = hashlib.sha256()
 
-    @asynccontextmanager
-    async def opened(self) -> AsyncIterator[AsyncBufferedIOBase]:
-        """The file, to append to."""
-        opening = asyncio.get_running_loop().run_in_executor(None, self._open)
-        try:
-            file = threadpool.wrap(await asyncio.shield(opening))
-        except asyncio.CancelledError:
-            opening.add_done_callback(_close_when_open)  # a cancelled opening must not leave its file behind
-            raise
-        try:
-            yield file
-        finally:
-            with anyio.CancelScope(shield=True):
-                await file.close()
+    async def add(self, chunk: bytes) -> None:
+        """Take the next bytes in. Now and then this writes what is gathered to disk."""
+        self._gathered.append(chunk)
+        self.size_bytes += len(chunk)
+        if self.size_bytes - self._written_bytes >= WRITE_BYTES:
+            await to_its_end(self._write_out())
 
-    async def append(self, file: AsyncBufferedIOBase, data: bytes | bytearray) -> None:
-        """Write `data` whole, even when cancelled: a half-known write could not be continued."""
-        if data:
-            with anyio.CancelScope(shield=True):
-                await file.write(data)
-                self.sha256.update(data)
-                self.size_bytes += len(data)
+    async def publish(self, target: Target, *, sync: bool) -> SavedPicture:
+        """Write the rest, check the file, sync it, and give it the first name that is free.
 
-    def publish(self, target: Target, *, sync: bool) -> SavedPicture:
-        """Check the file, sync it, and give it the first name that is free. Blocks. Raises InvalidImageError."""
-        with self.path.open("r+b") as file:
+        Raises InvalidImageError when it is no whole picture.
+        """
+        return await in_thread(lambda: self._publish(target, sync=sync))
+
+    async def discard(self) -> None:
+        """Remove the file, if there is one."""
+        await in_thread(lambda: self.path.unlink(missing_ok=True))
+
+    async def _write_out(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        async with aiofiles.open(self.path, "ab" if self._written_bytes else "wb") as file:
+            await file.writelines(self._gathered)
+        self._note_written()
+
+    def _publish(self, target: Target, *, sync: bool) -> SavedPicture:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("r+b" if self._written_bytes else "w+b") as file:
+            file.seek(0, os.SEEK_END)
+            file.writelines(self._gathered)
+            file.flush()
+            self._note_written()
             picture = inspect(file, size_bytes=self.size_bytes)
             if sync:
                 os.fsync(file.fileno())
-        mine = dropwhile(lambda stem: stem != self.path.stem, alternatives(target.stem, target.index))
-        path = next(path for stem in mine if _renamed(self.path, path := self._named(stem, picture)))
+        free = dropwhile(lambda stem: stem != self.path.stem, alternatives(target.stem, target.index))
+        names = (self.path.with_name(f"{stem}.{picture.extension}") for stem in free)
+        path = next(path for path in names if _renamed(self.path, path))
         return SavedPicture(
             path=path,
             bytes=self.size_bytes,
-            sha256=self.sha256.hexdigest(),
+            sha256=self._sha256.hexdigest(),
             width=picture.width,
             height=picture.height,
         )
 
-    def discard(self) -> None:
-        """Remove the file, if there is one. Blocks."""
-        self.path.unlink(missing_ok=True)
-
-    def _open(self) -> BinaryIO:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self.path.open("ab" if self.size_bytes else "wb")
-
-    def _named(self, stem: str, picture: PictureInfo) -> Path:
-        return self.path.with_name(f"{stem}.{picture.extension}")
+    def _note_written(self) -> None:
+        for chunk in self._gathered:
+            self._sha256.update(chunk)
+        self._written_bytes = self.size_bytes
+        self._gathered = []
 
 
 def _renamed(part: Path, path: Path) -> bool:
@@ -121,8 +127,3 @@ def _renamed(part: Path, path: Path) -> bool:
         return True
     part.unlink()
     return True
-
-
-def _close_when_open(opening: "asyncio.Future[BinaryIO]") -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result().close()

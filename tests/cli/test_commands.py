@@ -3,10 +3,11 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,15 @@ from krea_async.sandbox import Sandbox
 
 pytestmark = pytest.mark.anyio
 
-COMMAND = [sys.executable, "-c", "from krea_async.cli import main; main()"]
+PROGRAM = "import sys; sys.argv[0] = 'krea-async'; from krea_async.cli import main; main()"
+IMPATIENT = """
+from krea_async import PollPolicy, RetryPolicy
+PollPolicy.__init__.__kwdefaults__.update(first_s=0.05, min_s=0.05, window_s=0.01)
+RetryPolicy.__init__.__kwdefaults__.update(first_wait_s=0.05, max_wait_s=0.2)
+"""
+COMMAND = [sys.executable, "-c", IMPATIENT + PROGRAM]
+"""`krea-async` with the same rules as ever, but waits that a test can afford."""
+
 COMMANDS = ("render", "generate", "credits", "sandbox", "demo")
 
 
@@ -117,9 +126,8 @@ async def test_every_kind_of_list_is_rendered_and_only_the_paths_are_on_stdout(
     runs = [partial(run, "render", name, "-o", name[0]) for name in ("a.txt", "b.jsonl", "c.csv", "d.tsv")]
     runs.append(partial(run, "render", "-", "-o", "e", stdin=b"from a pipe\n"))
     runs.append(partial(run, "render", "-", "--out", "f", stdin=b'{"prompt": "json from a pipe"}\n'))
-    runs.append(partial(run, "render", "-", "--out", "g", "--format", "csv", stdin=b"prompt\r\ncsv from a pipe\r\n"))
     results = await run_all(*(partial(start, env=environment(sandbox), cwd=tmp_path) for start in runs))
-    for folder, result in zip("abcdefg", results, strict=True):
+    for folder, result in zip("abcdef", results, strict=True):
         assert result.code == 0, result.err
         assert {tmp_path / path for path in result.paths} == pictures(tmp_path / folder)
         assert len(result.paths) == len({*result.paths})
@@ -128,11 +136,9 @@ async def test_every_kind_of_list_is_rendered_and_only_the_paths_are_on_stdout(
     assert size_of(tmp_path / "b" / "hero.png") == (1344, 768)
     assert size_of(tmp_path / "c" / "00000-a-fox-sitting.png") == (704, 1472)
     assert size_of(tmp_path / "d" / "00000-狐狸.png") == (2048, 2048)
-    asked = [task.prompt for task in sandbox.ledger.tasks.values()]
-    assert sorted(asked) == sorted(
-        ["a fox", "a lighthouse at dusk", "a fox", "a bare text", "a fox, sitting", "two\nlines", "狐狸", "from a pipe"]
-        + ["json from a pipe", "csv from a pipe"]
-    )
+    asked = sorted(task.prompt for task in sandbox.ledger.tasks.values())
+    pairs = ["a fox", "a lighthouse at dusk", "a fox", "a bare text", "a fox, sitting", "two\nlines"]
+    assert asked == sorted([*pairs, "狐狸", "from a pipe", "json from a pipe"])
     assert sandbox.ledger.leaks == []
 
 
@@ -181,26 +187,30 @@ async def test_a_second_run_into_the_same_directory_overwrites_nothing(sandbox: 
     )
 
 
-@pytest.mark.parametrize("locale", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "cp1252"}])
-async def test_a_path_that_stdout_cannot_encode_costs_no_picture(
-    sandbox: Sandbox, tmp_path: Path, locale: dict[str, str]
-) -> None:
-    """As on Windows, where a pipe has the ANSI code page."""
-    prompts = "\n".join(f"狐狸 {number}" for number in range(12))
-    env = environment(sandbox, **locale)
-    result = await run("render", "-", "--concurrency", 4, stdin=prompts.encode(), env=env, cwd=tmp_path)
-    assert "Traceback" not in result.err
-    assert (result.code, len(pictures(tmp_path / "renders"))) == (0, 12)
+async def test_a_path_that_stdout_cannot_encode_costs_no_picture(sandbox: Sandbox, tmp_path: Path) -> None:
+    """As on Windows, where a pipe has the ANSI code page, or with an old locale."""
+    prompts = "\n".join(f"狐狸 {number}" for number in range(6)).encode()
+    env = partial(environment, sandbox)
+    results = await run_all(
+        *(
+            partial(run, "render", "-", "-o", coding, stdin=prompts, env=env(PYTHONIOENCODING=coding), cwd=tmp_path)
+            for coding in ("ascii", "cp1252")
+        )
+    )
+    for coding, result in zip(("ascii", "cp1252"), results, strict=True):
+        assert "Traceback" not in result.err
+        assert (result.code, len(pictures(tmp_path / coding))) == (0, 6)
 
 
 async def test_a_reader_who_leaves_costs_no_picture(sandbox: Sandbox, tmp_path: Path) -> None:
-    """As `krea-async render list.txt | head -1` does: what was submitted is paid for, so it is saved."""
-    (tmp_path / "list.txt").write_text("\n".join(f"fox {number}" for number in range(12)))
+    """As in `krea-async render list.txt | head -1`: what was submitted is paid for, so it is saved."""
+    (tmp_path / "list.txt").write_text("\n".join(f"fox {number}" for number in range(8)))
+    reading, writing = os.pipe()
     env = environment(sandbox)
-    async with started("render", "list.txt", "--concurrency", 4, env=env, cwd=tmp_path) as process:
-        assert process.stdout is not None
-        await process.stdout.receive()
-        await process.stdout.aclose()
+    async with started("render", "list.txt", "--concurrency", 4, env=env, cwd=tmp_path, stdout=writing) as process:
+        os.close(writing)
+        assert await anyio.to_thread.run_sync(os.read, reading, 1_000)
+        os.close(reading)
         err = await text_of(process.stderr)
         await process.wait()
     assert "Traceback" not in err
@@ -240,32 +250,53 @@ async def test_credits_prints_the_balance_as_json(sandbox: Sandbox, tmp_path: Pa
     assert result.err == "1000.00 credits left\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_the_sandbox_says_where_it_is_serves_and_ends_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+async def test_the_sandbox_says_where_it_is_serves_and_ends_cleanly(tmp_path: Path) -> None:
     args = ["sandbox", "--port", 0, "--run", 0, "--queue", 0, "--key", "sk-mine", "--credits", 5]
-    async with started(*args, env=environment(), cwd=tmp_path) as process:
-        assert process.stdout is not None
-        out = BufferedByteReceiveStream(process.stdout)
-        told = json.loads(await out.receive_until(b"\n", 10_000))
-        assert (told["key"], {*told}) == ("sk-mine", {"url", "image_url", "key"})
-        env = environment(EVOLINK_API_KEY=told["key"], EVOLINK_BASE_URL=told["url"])
-        made = await run("generate", "a fox", env=env, cwd=tmp_path)
-        assert (made.code, made.out) == (0, "a-fox.png\n"), made.err
-        async with aiohttp.ClientSession() as http, http.get(told["url"] + "/sandbox/ledger") as reply:
-            ledger = await reply.json()
-        assert (ledger["task_count"], ledger["remaining_credits"], ledger["leaks"]) == (1, 4.55, [])
-        process.send_signal(number)
-        with anyio.fail_after(5):
-            assert await process.wait() == 0
-        assert (await text_of(process.stdout), "Traceback" in await text_of(process.stderr)) == ("", False)
+
+    async def serve_until(number: signal.Signals) -> None:
+        async with started(*args, env=environment(), cwd=tmp_path) as process:
+            assert process.stdout is not None
+            out = BufferedByteReceiveStream(process.stdout)
+            told = json.loads(await out.receive_until(b"\n", 10_000))
+            assert (told["key"], {*told}) == ("sk-mine", {"url", "image_url", "key"})
+            env = environment(EVOLINK_API_KEY=told["key"], EVOLINK_BASE_URL=told["url"])
+            made = await run("generate", "a fox", "--to", f"{number.name}.png", env=env, cwd=tmp_path)
+            assert (made.code, made.out) == (0, f"{number.name}.png\n"), made.err
+            async with aiohttp.ClientSession() as http, http.get(told["url"] + "/sandbox/ledger") as reply:
+                ledger = await reply.json()
+            assert (ledger["task_count"], ledger["remaining_credits"], ledger["leaks"]) == (1, 4.55, [])
+            process.send_signal(number)
+            with anyio.fail_after(5):
+                assert await process.wait() == 0
+            assert (await text_of(out), "Traceback" in await text_of(process.stderr)) == ("", False)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(serve_until, signal.SIGTERM)
+        group.start_soon(serve_until, signal.SIGINT)
 
 
-async def test_the_demo_needs_nothing_and_makes_twelve_pictures(tmp_path: Path) -> None:
-    with anyio.fail_after(30):
-        result = await run("demo", env=environment(), cwd=tmp_path)
-    assert result.code == 0, result.err
-    assert {tmp_path / path for path in result.paths} == pictures(tmp_path / "krea-demo")
-    sizes = {number: size_of(path) for number, path in enumerate(sorted(pictures(tmp_path / "krea-demo")))}
+@pytest.fixture(scope="module", autouse=True)
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """The demo, begun before the other tests, because it takes its time; and where it runs."""
+    directory = tmp_path_factory.mktemp("demo")
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "demo"],
+        env=environment(),
+        cwd=directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process, directory
+        process.kill()
+
+
+def test_the_demo_needs_nothing_and_makes_twelve_pictures(demo: tuple[subprocess.Popen[str], Path]) -> None:
+    process, directory = demo
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert {directory / path for path in out.splitlines()} == pictures(directory / "krea-demo")
+    sizes = {number: size_of(path) for number, path in enumerate(sorted(pictures(directory / "krea-demo")))}
     assert sizes == {number: request.pixels for number, request in enumerate(PROMPTS)}
     assert len(sizes) == 12
     assert len({*sizes.values()}) >= 6  # several sizes
@@ -275,16 +306,18 @@ async def test_the_demo_needs_nothing_and_makes_twelve_pictures(tmp_path: Path) 
 
 
 async def test_every_command_explains_itself(tmp_path: Path) -> None:
-    runs = [partial(run, "--help"), partial(run, "-h"), *(partial(run, command, "--help") for command in COMMANDS)]
+    runs = [partial(run, "-h"), *(partial(run, command, "--help") for command in COMMANDS)]
     results = await run_all(*(partial(start, env=environment(), cwd=tmp_path) for start in runs))
     assert [(result.code, result.err) for result in results] == [(0, "")] * len(runs)
-    group, short, *each = (result.out for result in results)
-    assert group == short
+    group, *each = (result.out for result in results)
     for command, text in zip(COMMANDS, each, strict=True):
         assert f"  {command}  " in group
         assert f"Usage: krea-async {command}" in text
     assert "EVOLINK_API_KEY" in group
-    assert all(f"{code} " in group for code in (0, 1, 2, 3, 4, 5, 6, 7, 9, "130/143"))
+    assert all(re.search(rf"\b{code}\s", group) for code in (0, 1, 2, 3, 4, 5, 6, 7, 9, "130/143"))
+    assert (
+        "\n  A list of prompts:         krea-async render prompts.txt --out renders/\n" in group
+    )  # as it was laid out
     assert "Ctrl-C" in each[0]
     assert all(len(line) <= 100 for text in (group, *each) for line in text.splitlines())
 
@@ -298,13 +331,10 @@ async def test_what_cannot_start_says_why_in_one_line(sandbox: Sandbox, tmp_path
     quoted = {**with_key, "EVOLINK_API_KEY": '"sk-with quotes"'}
     cases: list[tuple[partial[Any], int, str]] = [
         (partial(run, "generate", "a fox", env=keyless), 4, "EVOLINK_API_KEY"),
-        (partial(run, "credits", env=keyless), 4, "EVOLINK_API_KEY"),
         (partial(run, "generate", "a fox", env=quoted), 4, "copied with its quotes"),
         (partial(run, "generate", "a fox", env=plain_http), 2, "https"),
         (partial(run, "generate", "a fox", "--seed", "-1", env=with_key), 2, "seed -1"),
-        (partial(run, "generate", "  ", env=with_key), 2, "prompt"),
         (partial(run, "render", "missing.txt", env=with_key), 2, "missing.txt does not exist"),
-        (partial(run, "render", ".", env=with_key), 2, "is a directory"),
         (partial(run, "render", "list.docx", env=with_key), 2, ".jsonl"),
     ]
     results = await run_all(*(partial(start, cwd=tmp_path) for start, _, _ in cases))

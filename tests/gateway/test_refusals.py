@@ -66,7 +66,7 @@ def test_each_status_has_its_error_whatever_the_body(
     status: int,
     error_class: type[KreaError],
     retryable: bool,
-    body: bytes,  # noqa: FBT001
+    body: bytes,
 ) -> None:
     error = error_from(reply(status, body, x_request_id="req-1"))
     assert type(error) is error_class
@@ -216,7 +216,7 @@ def test_the_pause_that_was_asked_for_is_kept(status: int) -> None:
         ("never_heard_of", False),
     ],
 )
-def test_a_failed_task_says_whether_the_same_input_is_worth_another_try(code: str, retryable: bool) -> None:  # noqa: FBT001
+def test_a_failed_task_says_whether_the_same_input_is_worth_another_try(code: str, retryable: bool) -> None:
     error = failure_of(Task(id=ID, status="failed", error=TaskError(code=code, message="why")))
     assert (error.code, error.retryable, error.task_id, error.charged) == (code, retryable, ID, "no")
     assert "why" in str(error)

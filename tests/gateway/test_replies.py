@@ -24,10 +24,32 @@ JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=10,
 )
-FIELDS = (
-    "id status progress results error code message msg data created usage task_info duration total page page_size "
-    "credits_reserved credits_used estimated_time token user remaining_credits unlimited_credits created_at"
-).split()
+FIELDS = [
+    "id",
+    "status",
+    "progress",
+    "results",
+    "error",
+    "code",
+    "message",
+    "msg",
+    "data",
+    "created",
+    "usage",
+    "task_info",
+    "duration",
+    "total",
+    "page",
+    "page_size",
+    "credits_reserved",
+    "credits_used",
+    "estimated_time",
+    "token",
+    "user",
+    "remaining_credits",
+    "unlimited_credits",
+    "created_at",
+]
 VALUES = st.one_of(JSON, st.sampled_from(["completed", "failed", "1e999", "-7", "nan", 10**400, -1e308, [LINK], ID]))
 API_LIKE = st.recursive(
     st.dictionaries(st.sampled_from(FIELDS), VALUES),
@@ -219,7 +241,7 @@ def test_why_a_task_failed_can_be_written_to_a_file_and_shows_no_key() -> None:
 
 
 @pytest.mark.parametrize(("header", "replayed"), [("true", True), ("True", True), ("false", False), ("", False)])
-def test_a_repeated_answer_is_recognised(header: str, replayed: bool) -> None:  # noqa: FBT001
+def test_a_repeated_answer_is_recognised(header: str, replayed: bool) -> None:
     assert task_from(reply({"id": ID, "status": "pending"}, idempotency_replayed=header)).replayed is replayed
 
 

@@ -2,23 +2,35 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from krea_async import DownloadError, GeneratedImage, ImageRequest, InvalidRequestError, KreaError, TaskTimeoutError
+from krea_async import (
+    DownloadError,
+    GeneratedImage,
+    ImageRequest,
+    InvalidRequestError,
+    KreaError,
+    KreaSession,
+    TaskTimeoutError,
+)
 from krea_async.results import Timings
+from krea_async.sandbox import Sandbox
 from krea_async.storage.disk import DISK_ERROR
 from krea_async.storage.manifest import MANIFEST_NAME, manifest_row, open_manifest
 
 pytestmark = pytest.mark.anyio
 
-KEYS = (
-    "index id status file prompt size quality seed task_id bytes sha256 width height credits "
-    "queued_s generating_s downloading_s error message charged"
-).split()
+SessionOf = Callable[..., KreaSession]
+
+KEYS = [
+    *("index", "id", "status", "file", "prompt", "size", "quality", "seed", "task_id", "bytes", "sha256", "width"),
+    *("height", "credits", "queued_s", "generating_s", "downloading_s", "error", "message", "charged"),
+]
 
 
 def saved(index: int, prompt: str = "a fox") -> GeneratedImage:
@@ -42,6 +54,10 @@ def rows_in(directory: Path) -> list[dict[str, Any]]:
     text = (directory / MANIFEST_NAME).read_bytes().decode()
     assert text == "" or text.endswith("\n")
     return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def saved_in(directory: Path) -> int:
+    return len([*directory.glob("*.png")])
 
 
 async def write(directory: Path, *images: GeneratedImage) -> None:
@@ -142,9 +158,9 @@ async def test_a_full_disk_is_a_disk_error(tmp_path: Path) -> None:
 # --- in a batch -------------------------------------------------------------------------------------------------------
 
 
-async def test_every_row_of_a_batch_has_its_line(sandbox, session_of, tmp_path) -> None:
+async def test_every_row_of_a_batch_has_its_line(sandbox: Sandbox, session_of: SessionOf, tmp_path: Path) -> None:
     sandbox.script("create", "ok", ("fail", "content_policy_violation"))
-    prompts = ["a fox", "a forbidden fox", {"prompt": "an owl", "size": "16x9"}, "狐狸"]
+    prompts: list[Any] = ["a fox", "a forbidden fox", {"prompt": "an owl", "size": "16x9"}, "狐狸"]
     async with session_of(sandbox, concurrency=1) as session:
         report = await session.render(prompts, tmp_path)
     rows = {row["index"]: row for row in rows_in(tmp_path)}
@@ -155,27 +171,31 @@ async def test_every_row_of_a_batch_has_its_line(sandbox, session_of, tmp_path) 
         record = sandbox.ledger.tasks.get(row["task_id"])
         assert (row["sha256"] is None) == (row["status"] == "failed")
         if row["status"] == "saved":
+            assert record is not None
             assert row["sha256"] == record.sha256
             assert row["bytes"] == (tmp_path / row["file"]).stat().st_size
 
 
 @pytest.mark.parametrize("ending", ["an exception", "a cancellation", "leaving early"])
-async def test_every_picture_that_was_handed_out_has_its_line(sandbox, session_of, tmp_path, ending: str) -> None:
+async def test_every_picture_that_was_handed_out_has_its_line(
+    sandbox: Sandbox, session_of: SessionOf, tmp_path: Path, ending: str
+) -> None:
     """Also those that finish in the same moment as the batch is ended."""
     handed_out: list[int] = []
 
     async def read_some() -> None:
-        async with session_of(sandbox, concurrency=16) as session:
-            async with session.render((f"fox {n}" for n in range(200)), tmp_path) as batch:
-                async for image in batch:
-                    handed_out.append(image.index)
-                    if len(handed_out) == 20:
-                        if ending == "an exception":
-                            raise LookupError
-                        if ending == "a cancellation":
-                            scope.cancel()
-                        else:
-                            break
+        prompts = (f"fox {number}" for number in range(200))
+        async with session_of(sandbox, concurrency=16) as session, session.render(prompts, tmp_path) as batch:
+            async for image in batch:
+                assert image.index is not None
+                handed_out.append(image.index)
+                if len(handed_out) < 20:
+                    continue
+                if ending == "an exception":
+                    raise LookupError
+                if ending == "leaving early":
+                    break
+                scope.cancel()
 
     with anyio.CancelScope() as scope:
         try:
@@ -190,17 +210,19 @@ async def test_every_picture_that_was_handed_out_has_its_line(sandbox, session_o
 
 
 async def test_a_manifest_that_cannot_be_written_stops_the_batch_and_loses_no_picture(
-    sandbox, session_of, tmp_path
+    sandbox: Sandbox, session_of: SessionOf, tmp_path: Path
 ) -> None:
     (tmp_path / MANIFEST_NAME).symlink_to("/dev/full")
     async with session_of(sandbox, concurrency=4) as session:
         report = await session.render((f"fox {n}" for n in range(500)), tmp_path)
     assert report.stopped_by is not None
     assert report.stopped_by.code == DISK_ERROR
-    assert 0 < report.saved == len([*tmp_path.glob("*.png")]) == len(sandbox.ledger.tasks) < 500
+    assert 0 < report.saved == saved_in(tmp_path) == len(sandbox.ledger.tasks) < 500
 
 
-async def test_a_directory_that_is_a_file_costs_nothing(sandbox, session_of, tmp_path) -> None:
+async def test_a_directory_that_is_a_file_costs_nothing(
+    sandbox: Sandbox, session_of: SessionOf, tmp_path: Path
+) -> None:
     (tmp_path / "out").write_bytes(b"mine")
     async with session_of(sandbox) as session:
         with pytest.raises(DownloadError) as caught:
