@@ -6,6 +6,7 @@ own network. Attackers write such addresses in many forms, so every form that a 
 
 import ipaddress
 import unicodedata
+from functools import lru_cache
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -14,6 +15,7 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _INTERNAL_SUFFIXES = (".localhost", ".local", ".internal", ".home.arpa")
 
 
+@lru_cache(maxsize=1024)
 def is_internal_host(host: str) -> bool:
     """Whether `host`, as written in a URL, is an internal address or a name reserved for one. Asks no resolver."""
     name = unicodedata.normalize("NFKC", host).replace("。", ".").strip("[]").rstrip(".").lower()  # IDNA's full stop

@@ -19,13 +19,13 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import anyio
 from anyio.abc import TaskGroup
 from attrs import frozen
 
-from krea_async.errors import DownloadError, InvalidRequestError, KreaError
+from krea_async.errors import DownloadError, InvalidRequestError, KreaError, ServiceError
 from krea_async.models import ImageRequest
 from krea_async.pipeline import Job, Pipeline
 from krea_async.results import BatchReport, GeneratedImage, Tally, Timings
@@ -42,6 +42,10 @@ Prompt = str | ImageRequest | Mapping[str, Any] | InvalidRequestError
 """A row of a prompt list; one that could not be read is its own error, and fails alone."""
 
 Prompts = Iterable[Prompt] | AsyncIterable[Prompt]
+
+
+UNSERVED_TO_STOP: Final = 16
+"""Rows in a row that the service was not there for, after which the batch stops."""
 
 
 @frozen(kw_only=True)
@@ -76,6 +80,7 @@ class Batch(anyio.AsyncContextManagerMixin):
         self._feeding = anyio.CancelScope()
         self._fed = False
         self._in_flight = 0
+        self._unserved = 0
         self._list_error: Exception | None = None
         self._calls_before: Mapping[str, int] = {}
         self._started_s: float | None = None
@@ -174,6 +179,8 @@ class Batch(anyio.AsyncContextManagerMixin):
 
     async def _row(self, index: int, prompt: Prompt) -> None:
         image = await self._render(index, prompt)
+        if image.status == "saved":
+            self._unserved = 0
         self._tally.add(image)
         self._manifest.add(image)
         self._results.put_nowait(image)
@@ -194,8 +201,8 @@ class Batch(anyio.AsyncContextManagerMixin):
         except NotSubmittedError as stopped:
             return GeneratedImage(index=index, request=request, status="skipped", error=stopped.reason)
         except KreaError as error:
-            log.warning("row %d failed: %s", index, error)
-            if error.code == DISK_ERROR:
+            log.info("row %d failed: %s", index, error)
+            if error.code == DISK_ERROR or self._service_is_down(error):
                 self.stop(error)
             return GeneratedImage(
                 index=index,
@@ -206,6 +213,11 @@ class Batch(anyio.AsyncContextManagerMixin):
                 error=error,
                 timings=job.timings if job is not None else Timings(),
             )
+
+    def _service_is_down(self, error: KreaError) -> bool:
+        """Whether row after row, each after all its tries, failed because nobody answers: the rest would fail alike."""
+        self._unserved += isinstance(error, ServiceError)
+        return self._unserved >= UNSERVED_TO_STOP
 
     def _end_if_done(self) -> None:
         if self._fed and self._in_flight == 0:

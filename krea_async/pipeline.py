@@ -10,11 +10,11 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from attrs import frozen
+from attrs import field, frozen
 
 from krea_async.control.backoff import RetryPolicy
 from krea_async.errors import ImageExpiredError, KreaError, SessionClosedError, TaskNotFoundError
-from krea_async.gateway.client import Gateway, new_idempotency_key
+from krea_async.gateway.client import Gateway, idempotency_keys
 from krea_async.gateway.images import ImageHost
 from krea_async.gateway.refusals import failure_of
 from krea_async.gateway.retrying import retrying
@@ -46,11 +46,12 @@ class Pipeline:
     retries: RetryPolicy
     task_timeout_s: float
     rng: Random
+    keys: Iterator[str] = field(factory=idempotency_keys)
 
     async def submit(self, request: ImageRequest, *, stop: Stop | None = None) -> "Job":
         """Have the gateway accept `request`. Raises what `Submitter.submit` raises."""
         started_s = _now()
-        task = await self.submitter.submit(request, key=new_idempotency_key(), stop=stop)
+        task = await self.submitter.submit(request, key=next(self.keys), stop=stop)
         return Job(self, task.id, request=request, task=task, queued_s=_now() - started_s)
 
     def calls(self) -> dict[str, int]:
@@ -159,10 +160,8 @@ class Job:
         next free name. Raises what `wait` raises, and DownloadError (ImageExpiredError, InvalidImageError).
         """
         with self._pipeline.lifetime.operation():
-            default_stem = file_stem(None, self.request) if self.request is not None else self.task_id
-            return await self.save_as(
-                target_of(Path(to), is_directory=os.fspath(to).endswith(_SEPARATORS), stem=default_stem)
-            )
+            stem = file_stem(None, self.request) if self.request is not None else self.task_id
+            return await self.save_as(target_of(to, stem))
 
     async def save_as(self, target: Target, *, index: int | None = None) -> GeneratedImage:
         """The same for a target that is known; `index` is the row's number in its batch."""
@@ -240,9 +239,10 @@ class Job:
 _SEPARATORS: Final = tuple(filter(None, (os.sep, os.altsep)))
 
 
-def target_of(path: Path, *, is_directory: bool, stem: str) -> Target:
-    """Where a picture goes that a caller wants at `path`, under the name `stem` if that is a directory."""
-    if is_directory or path.is_dir():
+def target_of(to: "str | os.PathLike[str]", stem: str) -> Target:
+    """Where a picture goes that a caller wants at `to`, under the name `stem` if that is a directory."""
+    path = Path(to)
+    if os.fspath(to).endswith(_SEPARATORS) or path.is_dir():
         return Target(directory=path, stem=stem)
     named = path.stem if path.suffix.lower() in PICTURE_SUFFIXES else path.name
     return Target(directory=path.parent, stem=named)

@@ -113,6 +113,11 @@ class BatchReport:
         return self.failed == self.skipped == 0 and self.stopped_by is None
 
 
+def error_code(error: KreaError) -> str:
+    """What rows that failed alike are counted under: the error's code, or its class where it has none."""
+    return error.code or type(error).__name__
+
+
 class Tally:
     """Adds up a batch as its rows end; memory does not grow with the rows, but for those whose outcome is unknown."""
 
@@ -142,7 +147,7 @@ class Tally:
         error = image.error
         if error is None:
             return
-        code = error.code or type(error).__name__
+        code = error_code(error)
         self._failures[code] += 1
         self._examples.setdefault(code, error)
         if error.charged != "no":

@@ -16,7 +16,7 @@ from attrs import define, field
 
 from krea_async.control.backoff import RetryPolicy
 from krea_async.control.polling import PollPolicy
-from krea_async.errors import KreaError, TaskNotFoundError, TaskTimeoutError
+from krea_async.errors import KreaError, RateLimitedError, TaskNotFoundError, TaskTimeoutError
 from krea_async.gateway.client import MAX_BATCH_IDS, Readings
 from krea_async.gateway.refusals import INVALID_TASK_ID
 from krea_async.gateway.replies import UNREADABLE
@@ -38,7 +38,7 @@ Outcome = Task | KreaError
 
 @define(eq=False)
 class Followed:
-    """A task that is being followed. `task` is what is known of it; None until its first read, for one of before."""
+    """Somebody who follows a task. `task` is what is known of it; None until its first read, for one of before."""
 
     task_id: str
     submitted_s: float
@@ -48,6 +48,7 @@ class Followed:
     denials: int = 0
     unreadable: int = 0
     ended: bool = field(default=False, init=False)
+    queued: bool = field(default=False, init=False)
 
 
 class Scheduler:
@@ -56,7 +57,7 @@ class Scheduler:
     def __init__(self, policy: PollPolicy, rng: Random) -> None:
         self._policy = policy
         self._rng = rng
-        self._tasks: dict[str, Followed] = {}
+        self._tasks: dict[str, list[Followed]] = {}
         self._due: list[tuple[float, int, Followed]] = []
         self._order = count()
         self._hold_until_s = -math.inf
@@ -67,8 +68,8 @@ class Scheduler:
         return len(self._tasks)
 
     def follow(self, followed: Followed, now: float) -> None:
-        """Take a task in. One that is finished already has its outcome before this returns."""
-        self._tasks[followed.task_id] = followed
+        """Take a task in; several may follow one. One that is finished has its outcome before this returns."""
+        self._tasks.setdefault(followed.task_id, []).append(followed)
         if followed.task is None:
             self._push(followed, now)
         elif followed.task.finished:
@@ -85,8 +86,9 @@ class Scheduler:
 
     def end_all(self, reason: Callable[[str], KreaError]) -> None:
         """Follow nothing any more; each task's outcome is `reason(task_id)`."""
-        for followed in list(self._tasks.values()):
-            self._end(followed, reason(followed.task_id))
+        for task_id in list(self._tasks):
+            for followed in self._followers(task_id):
+                self._end(followed, reason(task_id))
 
     def next_read_s(self) -> float:
         """When `take_due` will have something to hand out; infinity if nothing is due ever."""
@@ -100,35 +102,35 @@ class Scheduler:
         """Up to 50 ids to read now, oldest due first; those due a moment later come along, for it costs no request."""
         if now < self.next_read_s():
             return []
-        ids: list[str] = []
+        ids: dict[str, None] = {}
         while self._due and len(ids) < MAX_BATCH_IDS and self._due[0][0] <= now + self._policy.ahead_s:
             followed = heapq.heappop(self._due)[2]
+            followed.queued = False
             if not followed.ended:
-                ids.append(followed.task_id)
-        return ids
+                ids[followed.task_id] = None
+        return list(ids)
 
     def read(self, asked: Iterable[str], readings: Readings, now: float) -> list[str]:
         """Take a reply in. Returns the ids it did not mention, which must be asked for singly."""
         self._failures = 0
         missing: list[str] = []
         for task_id in asked:
-            followed = self._tasks.get(task_id)
             reading = readings.get(task_id)
-            if followed is None:
-                continue
-            if reading is None:
+            if reading is None and task_id in self._tasks:
                 missing.append(task_id)
             elif isinstance(reading, Task):
-                self._saw(followed, reading, now)
-            else:
-                self._saw_error(followed, reading, now)
+                self._saw(reading, now)
+            elif reading is not None:
+                for followed in self._followers(task_id):
+                    self._saw_error(followed, reading, now)
+                if isinstance(reading, RateLimitedError):  # a single read was told to slow down: that is meant for all
+                    self._hold(reading, 1, now)
         return missing
 
     def not_read(self, asked: Iterable[str], error: KreaError, now: float) -> None:
         """A read failed as a whole: everybody waits longer, and only a task's deadline ends it."""
         self._failures += 1
-        wait_s = _POLL_BACKOFF.wait_s(self._failures, self._rng, error.retry_after_s)
-        self._hold_until_s = max(self._hold_until_s, now + wait_s)
+        wait_s = self._hold(error, self._failures, now)
         log.log(
             logging.WARNING if self._failures == 1 else logging.INFO,
             "reading tasks failed %d times in a row: %s; the next read is in %.1f s",
@@ -137,19 +139,28 @@ class Scheduler:
             wait_s,
         )
         for task_id in asked:
-            if (followed := self._tasks.get(task_id)) is not None:
+            for followed in self._followers(task_id):
                 self._look_again(followed, now, error)
 
-    def _saw(self, followed: Followed, task: Task, now: float) -> None:
-        followed.task = task
-        followed.denials = followed.unreadable = 0
-        if task.finished:
-            self._end(followed, task)
-            return
+    def _hold(self, error: KreaError, failures: int, now: float) -> float:
+        wait_s = _POLL_BACKOFF.wait_s(failures, self._rng, error.retry_after_s)
+        self._hold_until_s = max(self._hold_until_s, now + wait_s)
+        return wait_s
+
+    def _followers(self, task_id: str) -> list[Followed]:
+        return list(self._tasks.get(task_id, ()))
+
+    def _saw(self, task: Task, now: float) -> None:
         if task.status not in KNOWN_STATUSES and task.status not in self._unknown_statuses:
             self._unknown_statuses.add(task.status)
             log.warning("task %s has the unknown status %r; it is followed on", task.id, task.status)
-        self._look_again(followed, now)
+        for followed in self._followers(task.id):
+            followed.task = task
+            followed.denials = followed.unreadable = 0
+            if task.finished:
+                self._end(followed, task)
+            else:
+                self._look_again(followed, now)
 
     def _saw_error(self, followed: Followed, error: KreaError, now: float) -> None:
         if error.code == INVALID_TASK_ID:
@@ -176,7 +187,9 @@ class Scheduler:
         self._push(followed, min(next_s, followed.deadline_s))
 
     def _push(self, followed: Followed, due_s: float) -> None:
-        heapq.heappush(self._due, (due_s, next(self._order), followed))
+        if not followed.queued:
+            followed.queued = True
+            heapq.heappush(self._due, (due_s, next(self._order), followed))
 
     def _drop_ended(self) -> None:
         while self._due and self._due[0][2].ended:
@@ -188,7 +201,10 @@ class Scheduler:
 
     def _drop(self, followed: Followed) -> None:
         followed.ended = True
-        del self._tasks[followed.task_id]
+        followers = self._tasks[followed.task_id]
+        followers.remove(followed)
+        if not followers:
+            del self._tasks[followed.task_id]
 
 
 def _timed_out(followed: Followed, now: float, error: KreaError | None) -> TaskTimeoutError:

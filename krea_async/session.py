@@ -21,12 +21,14 @@ from krea_async.gateway.retrying import retrying
 from krea_async.gateway.transport import TimeoutPolicy, open_transport
 from krea_async.lifetime import Lifetime
 from krea_async.models import Balance, ImageRequest, Quality, Size
-from krea_async.pipeline import Job, Pipeline
+from krea_async.pipeline import Job, Pipeline, target_of
 from krea_async.polling import MAX_READS_AT_ONCE, Poller
 from krea_async.results import GeneratedImage
 from krea_async.scheduler import Scheduler
 from krea_async.settings import DEFAULT_CONCURRENCY, Settings
+from krea_async.storage.disk import make_directory
 from krea_async.storage.download import DownloadPolicy, Downloads
+from krea_async.storage.names import file_stem
 from krea_async.submission import MAX_POSTS_AT_ONCE, NotSubmittedError, Submitter
 from krea_async.tasks import task_group
 
@@ -122,9 +124,11 @@ class KreaSession(anyio.AsyncContextManagerMixin):
             prompt = ImageRequest(prompt, size=size, quality=quality, seed=seed, nsfw_check=nsfw_check)
         pipeline = self._open()
         with pipeline.lifetime.operation():
+            target = target_of(to, file_stem(None, prompt))
+            await make_directory(target.directory)
             job = await _submitted(pipeline, prompt)
             with job.given_up_if_cancelled():
-                return await job.save(to)
+                return await job.save_as(target)
 
     async def submit(self, request: str | ImageRequest) -> Job:
         """Have the gateway accept a request; it costs `request.credits`. The job is followed until the session ends.

@@ -40,13 +40,20 @@ class Stop:
 
 
 @define(order=True)
-class _Waiter:
-    """A request in the queue; the lowest `place` is next."""
+class _Row:
+    """A request on its way to a task. In the queue, those that hold a place come first, then the older ones.
 
-    place: int
-    stop: Stop = field(eq=False, order=False)
-    maybe_paid: bool = field(eq=False, order=False)
-    turn: "asyncio.Future[float]" = field(eq=False, order=False)
+    turn: done when it may leave. holds_place: it counts among the unfinished: while it is sent, when it was refused and
+    waits at the head, and when its task may exist. maybe_paid: an answer was lost, so its task may exist.
+    """
+
+    rank: tuple[bool, int] = field(init=False)
+    number: int = field(eq=False)
+    stop: Stop = field(eq=False)
+    turn: "asyncio.Future[float]" = field(eq=False, init=False)
+    holds_place: bool = field(default=False, eq=False)
+    maybe_paid: bool = field(default=False, eq=False)
+    failures: int = field(default=0, eq=False)
 
 
 class NotSubmittedError(Exception):
@@ -66,11 +73,11 @@ class Submitter:
         self._retries = retries
         self._rng = rng
         self._max_unfinished = max_unfinished
-        self._places = count()
-        self._queue: list[_Waiter] = []
+        self._numbers = count()
+        self._queue: list[_Row] = []
         self._timer: asyncio.TimerHandle | None = None
         self._posting = 0
-        self._unfinished = 0
+        self._places_held = 0
         self._session_stop = Stop()
         self.rate_limited = 0
 
@@ -80,46 +87,64 @@ class Submitter:
         Raises NotSubmittedError if submissions were stopped before the request left; else a member of the KreaError
         tree whose `charged` says whether the task may exist all the same.
         """
-        stop = stop or self._session_stop
-        place = next(self._places)
-        failures, maybe_paid = 0, False
-        while True:
-            sent_s = await self._turn(place, stop, maybe_paid=maybe_paid)
-            try:
-                task = await self._gateway.create(request, key=key)
-            except RateLimitedError as error:
-                self.rate_limited += 1
-                self._answered()
-                self._pace.rejected(self._now(), sent_s, error.retry_after_s)
-                log.info("submission refused: %s", error)
-            except KreaError as error:
-                self._answered()
-                self._pace.unanswered()
-                failures += 1
-                maybe_paid = maybe_paid or error.charged == "unknown"
-                if isinstance(error, AuthenticationError | InsufficientCreditsError | AccessDeniedError):
-                    self.stop(error)
-                if self._retries.gives_up(failures, error):
-                    error.charged = "unknown" if maybe_paid else "no"
-                    raise
-                wait_s = self._retries.wait_s(failures, self._rng, error.retry_after_s)
-                log.info("submission failed: %s; try %d under the same key in %.1f s", error, failures + 1, wait_s)
-                await asyncio.sleep(wait_s)
-            except BaseException:
-                self._answered()
-                self._pace.unanswered()
-                raise
-            else:
-                self._unfinished += 1
-                self._answered()
-                self._pace.accepted(self._now(), sent_s)
-                return task
-            finally:
-                self._let_go()
+        row = _Row(next(self._numbers), stop or self._session_stop)
+        try:
+            while True:
+                try:
+                    task = await self._try(row, request, key)
+                except KreaError as error:
+                    await asyncio.sleep(self._backoff_s(row, error))
+                else:
+                    if task is not None:
+                        return task
+        except BaseException:
+            self._give_place_back(row)
+            raise
+        finally:
+            self._let_go()
+
+    async def _try(self, row: _Row, request: ImageRequest, key: str) -> Task | None:
+        """One try, in its turn. None: the gateway said 429, so the row goes back to the head of the queue."""
+        sent_s = await self._turn(row)
+        try:
+            task = await self._gateway.create(request, key=key)
+        except RateLimitedError as error:
+            self.rate_limited += 1
+            self._pace.rejected(self._now(), sent_s, error.retry_after_s)
+            log.info("submission refused: %s", error)
+            return None
+        except BaseException:
+            self._pace.unanswered()
+            raise
+        else:
+            self._pace.accepted(self._now(), sent_s)
+            return task
+        finally:
+            self._posting -= 1
+
+    def _backoff_s(self, row: _Row, error: KreaError) -> float:
+        """How long the row waits before it tries again. Raises `error` if it does not."""
+        row.failures += 1
+        row.maybe_paid = row.maybe_paid or error.charged == "unknown"
+        if isinstance(error, AuthenticationError | InsufficientCreditsError | AccessDeniedError):
+            self.stop(error)
+        if self._retries.gives_up(row.failures, error):
+            error.charged = "unknown" if row.maybe_paid else "no"
+            raise error
+        wait_s = self._retries.wait_s(row.failures, self._rng, error.retry_after_s)
+        log.info("submission failed: %s; try %d under the same key in %.1f s", error, row.failures + 1, wait_s)
+        if not row.maybe_paid:
+            self._give_place_back(row)
+        self._let_go()
+        return wait_s
+
+    def _give_place_back(self, row: _Row) -> None:
+        self._places_held -= row.holds_place
+        row.holds_place = False
 
     def finished(self) -> None:
         """A task that `submit` returned is not unfinished any more."""
-        self._unfinished -= 1
+        self._places_held -= 1
         self._let_go()
 
     def stop(self, reason: KreaError, stop: Stop | None = None) -> None:
@@ -129,43 +154,46 @@ class Submitter:
         """
         stop = stop or self._session_stop
         stop.reason = stop.reason or reason
-        for waiter in self._queue:
-            concerned = stop in {self._session_stop, waiter.stop}
-            if concerned and not waiter.maybe_paid and not waiter.turn.done():
-                waiter.turn.set_exception(NotSubmittedError(reason))
+        for row in self._queue:
+            concerned = stop in {self._session_stop, row.stop}
+            if concerned and not row.maybe_paid and not row.turn.done():
+                row.turn.set_exception(NotSubmittedError(reason))
         self._let_go()
 
     def stopped_by(self, stop: Stop | None = None) -> KreaError | None:
         """Why nothing new leaves any more, under `stop` or at all."""
         return self._session_stop.reason or (stop.reason if stop is not None else None)
 
-    async def _turn(self, place: int, stop: Stop, *, maybe_paid: bool) -> float:
-        """Wait until this request may leave. From here on it counts as being posted; returns when that was."""
-        reason = self.stopped_by(stop)
-        if reason is not None and not maybe_paid:
+    async def _turn(self, row: _Row) -> float:
+        """Wait until this row may leave, and say when that was. From then on it is being posted."""
+        reason = self.stopped_by(row.stop)
+        if reason is not None and not row.maybe_paid:
             raise NotSubmittedError(reason)
-        waiter = _Waiter(place, stop, maybe_paid, asyncio.get_running_loop().create_future())
-        heapq.heappush(self._queue, waiter)
+        row.rank = (not row.holds_place, row.number)
+        row.turn = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._queue, row)
         self._let_go()
         try:
-            return await waiter.turn
+            return await row.turn
         except asyncio.CancelledError:
-            if waiter.turn.done() and not waiter.turn.cancelled() and waiter.turn.exception() is None:
-                self._answered()
+            if row.turn.done() and not row.turn.cancelled() and row.turn.exception() is None:
+                self._posting -= 1
                 self._pace.unanswered()
-            self._let_go()
             raise
 
     def _let_go(self) -> None:
-        """Give a turn to everyone who may leave now, in order, and set the timer for the next one."""
+        """Give a turn to every row that may leave now, in order, and set the timer for the next one."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         while self._queue:
-            if self._queue[0].turn.done():
+            row = self._queue[0]
+            if row.turn.done():
                 heapq.heappop(self._queue)
                 continue
-            if self._posting >= MAX_POSTS_AT_ONCE or self._posting + self._unfinished >= self._max_unfinished:
+            if self._posting >= MAX_POSTS_AT_ONCE:
+                return
+            if not row.holds_place and self._places_held >= self._max_unfinished:
                 return
             now = self._now()
             wait_s = self._pace.wait_s(now)
@@ -174,12 +202,12 @@ class Submitter:
             if wait_s > 0:
                 self._timer = asyncio.get_running_loop().call_later(wait_s, self._let_go)
                 return
+            heapq.heappop(self._queue)
             self._posting += 1
+            self._places_held += not row.holds_place
+            row.holds_place = True
             self._pace.sent(now)
-            heapq.heappop(self._queue).turn.set_result(now)
-
-    def _answered(self) -> None:
-        self._posting -= 1
+            row.turn.set_result(now)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -21,7 +21,7 @@ from krea_async.errors import (
     RateLimitedError,
     ServiceError,
 )
-from krea_async.gateway.client import Gateway, new_idempotency_key
+from krea_async.gateway.client import Gateway, idempotency_keys
 from krea_async.gateway.transport import TimeoutPolicy, open_transport
 from krea_async.models import ImageRequest, Task
 from krea_async.sandbox import Durations, Faults, Limits, Sandbox
@@ -328,7 +328,7 @@ async def test_faults_at_every_step_never_pay_twice() -> None:
         made: list[Task] = []
 
         async def make(prompt: str) -> None:
-            made.append(await queue.submit(ImageRequest(prompt), key=new_idempotency_key()))
+            made.append(await queue.submit(ImageRequest(prompt), key=next(idempotency_keys())))
             queue.finished()
 
         with anyio.fail_after(PATIENCE_S):
@@ -505,7 +505,7 @@ async def test_cancelling_one_between_its_turn_and_its_sending_gives_its_place_b
     queue = submitter(gateway, max_unfinished=1)
     async with submissions(queue) as ends:
         await ends.submit("p0")
-        p1 = asyncio.create_task(queue.submit(ImageRequest("p1"), key=new_idempotency_key()))
+        p1 = asyncio.create_task(queue.submit(ImageRequest("p1"), key=next(idempotency_keys())))
         await ends.submit("p2")
         queue.finished()  # p1 has its turn now, but has not run yet
         p1.cancel()
@@ -551,7 +551,7 @@ async def test_a_bug_in_the_gateway_gives_the_place_back() -> None:
 
     async def submit_and_fail() -> None:
         with pytest.raises(ZeroDivisionError):
-            await queue.submit(ImageRequest("bug"), key=new_idempotency_key())
+            await queue.submit(ImageRequest("bug"), key=next(idempotency_keys()))
 
     async with submissions(queue) as ends:
         ends.tasks.start_soon(submit_and_fail)

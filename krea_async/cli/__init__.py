@@ -1,5 +1,6 @@
 """The command line. Paths and JSON on stdout, everything else on stderr; `exits` says what the exit codes mean."""
 
+import io
 import sys
 
 
@@ -11,4 +12,6 @@ def main() -> None:
         if error.name is None or error.name.partition(".")[0] not in {"click", "rich"}:
             raise
         sys.exit(f"krea-async: the command line needs {error.name}; install it with: pip install 'krea-async[cli]'")
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():  # a path is printed whatever is in it
+        sys.stdout.reconfigure(encoding=sys.getfilesystemencoding(), errors=sys.getfilesystemencodeerrors())
     krea_async()

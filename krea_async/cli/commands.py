@@ -16,6 +16,7 @@ import click
 from krea_async._version import __version__
 from krea_async.cli.demo import run_demo
 from krea_async.cli.exits import Exit, exit_of_error, exit_of_signal
+from krea_async.cli.progress import StderrHandler
 from krea_async.cli.running import StoppedAtOnceError, run_batch
 from krea_async.cli.sandbox import sandbox
 from krea_async.errors import KreaError
@@ -46,7 +47,7 @@ def session_options(command: F) -> F:
 @click.version_option(__version__)
 @click.option("-v", "--verbose", count=True, help="Say more: -v what happens, -vv all of it.")
 def krea_async(verbose: int) -> None:
-    r"""Render pictures in bulk through EvoLink's krea-2-turbo API.
+    """Render pictures in bulk through EvoLink's krea-2-turbo API.
 
     The key comes from EVOLINK_API_KEY and is never an argument. Paths and JSON go to stdout, all else to stderr.
 
@@ -60,9 +61,9 @@ def krea_async(verbose: int) -> None:
     Exit codes: 0 all saved; 1 internal error; 2 usage or bad input; 3 some rows failed;
     4 key refused; 5 credits ran out; 6 service unavailable; 7 unfinished; 9 disk;
     130/143 after a signal.
-    """
-    level = {0: logging.ERROR, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    """  # noqa: D301 - the escapes are meant: they keep click from joining the lines
+    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", handlers=[StderrHandler()])
 
 
 @krea_async.command()
@@ -112,7 +113,12 @@ def generate(prompt: str, to: str, as_json: bool, **options: Any) -> None:  # no
             prompt, **{name: options.pop(name) for name in ("size", "quality", "seed", "nsfw_check")}
         )
         async with _session(options) as session:
-            image = await session.generate(request, to=to)
+            job = await session.submit(request)
+            try:
+                image = await job.save(to)
+            except anyio.get_cancelled_exc_class():
+                print(f"krea-async: stopped; task {job.task_id} is paid for and goes on without us", file=sys.stderr)
+                raise
         print(json.dumps(manifest_row(image), ensure_ascii=False) if as_json else image.path)
         return Exit.ALL_SAVED
 

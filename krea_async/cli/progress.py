@@ -1,5 +1,6 @@
 """How a batch shows that it moves: one live line on a terminal, a plain line now and then where that is piped."""
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,14 @@ from krea_async.batch import BatchProgress
 
 PLAIN_EVERY_S: Final = 5.0
 LIVE_EVERY_S: Final = 0.25
+
+
+class StderrHandler(logging.Handler):
+    """Log records go to what standard error is at that moment: above the live line, while there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        print(self.format(record), file=sys.stderr, flush=True)
 
 
 class ProgressView(Protocol):
@@ -43,6 +52,7 @@ def progress_view(total_rows: int | None) -> Iterator[ProgressView]:
         TimeElapsedColumn(),
         console=console,
         transient=True,
+        redirect_stdout=False,  # it would go to stderr, where the live line is
         refresh_per_second=4,
     ) as live:
         yield LiveView(live, total_rows)

@@ -4,10 +4,12 @@ The first Ctrl-C (or SIGTERM) stops submitting and finishes what is paid for; th
 """
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 import anyio
 
@@ -15,11 +17,13 @@ from krea_async.batch import Batch, Prompt
 from krea_async.cli.exits import exit_of_report, exit_of_signal
 from krea_async.cli.progress import ProgressView, clock, progress_view
 from krea_async.errors import KreaError
-from krea_async.results import BatchReport, GeneratedImage
+from krea_async.results import BatchReport, GeneratedImage, error_code
 from krea_async.session import KreaSession
 from krea_async.tasks import task_group
 
-MAX_FAILURES_SHOWN = 20
+MAX_CODES_SHOWN: Final = 20
+MAX_ROWS_SHOWN: Final = 5
+"""Failed rows of one error code that are named while the batch runs; the rest are in the summary and the manifest."""
 
 
 class StoppedAtOnceError(Exception):
@@ -44,7 +48,9 @@ async def run_batch(
                 helpers.start_soon(_obey_signals, batch, view, caught, helpers.cancel_scope)
                 helpers.start_soon(_keep_showing, batch, view)
                 async for image in batch:
-                    _tell(image, view, paths=not as_json)
+                    _tell(image, batch, view)
+                    if not as_json:
+                        _print_paths(image)
             helpers.cancel_scope.cancel()
     if len(caught) > 1:
         raise StoppedAtOnceError(exit_of_signal(caught[0]))
@@ -93,13 +99,33 @@ async def _keep_showing(batch: Batch, view: ProgressView) -> None:
         await anyio.sleep(view.every_s)
 
 
-def _tell(image: GeneratedImage, view: ProgressView, *, paths: bool) -> None:
-    if image.status == "failed":
+def _tell(image: GeneratedImage, batch: Batch, view: ProgressView) -> None:
+    if image.status != "failed" or image.error is None:
+        return
+    rows_alike = batch.report.failures[error_code(image.error)]
+    if rows_alike <= MAX_ROWS_SHOWN:
         prompt = image.request.prompt[:60] if image.request is not None else "not a valid request"
         view.say(f"row {image.index} failed ({prompt!r}): {image.error}")
-    if paths and not sys.stdout.isatty():
+    if rows_alike == MAX_ROWS_SHOWN:
+        view.say("more rows that fail like this are not named here; the manifest has them all")
+
+
+def _print_paths(image: GeneratedImage) -> None:
+    if not sys.stdout.isatty():  # there the summary names the directory, and the live line stays whole
         for path in image.paths:
-            print(path, flush=True)
+            _print_path(path)
+
+
+def _print_path(path: Path) -> None:
+    """One line on stdout. A reader who leaves, or a full disk behind it, must not end what is paid for."""
+    try:
+        print(path, flush=True)
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            print(f"krea-async: stdout takes no more paths ({error.strerror}); see the manifest", file=sys.stderr)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _summarise(report: BatchReport, directory: Path) -> None:
@@ -107,7 +133,7 @@ def _summarise(report: BatchReport, directory: Path) -> None:
     lines = [f"{rows}; {report.credits:.2f} credits (${report.usd:.2f}) in {clock(report.wall_s)}"]
     lines += [
         f"  {count} x {code}: {report.examples[code].message}"
-        for code, count in list(report.failures.items())[:MAX_FAILURES_SHOWN]
+        for code, count in list(report.failures.items())[:MAX_CODES_SHOWN]
     ]
     if report.other_size:
         lines.append(f"  {report.other_size} pictures have other pixels than were asked for; they are kept")

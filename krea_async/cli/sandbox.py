@@ -37,7 +37,10 @@ def sandbox(**options: Any) -> None:  # noqa: ANN401 - click's own
 
     Prints its URLs as one line of JSON on stdout once it serves; GET /sandbox/ledger tells what happened.
     """
-    anyio.run(_serve, options)
+    try:
+        anyio.run(_serve, options)
+    except OSError as error:
+        sys.exit(f"krea-async: the sandbox cannot be opened: {error.strerror or error}")
 
 
 async def _serve(options: dict[str, Any]) -> None:

@@ -43,6 +43,8 @@ class Pace:
         self._next_s = -math.inf
         self._paused_until_s = -math.inf
         self._last_rejection_s = -math.inf
+        self._idle_s = 0.0
+        self._last_answer_s = math.inf
         self._accepts = 0
         self._last_gain_s = -math.inf
         self._refused_in_a_row = 0
@@ -59,12 +61,16 @@ class Pace:
 
     def sent(self, now: float) -> None:
         """A submission leaves."""
+        if self._in_flight == 0:  # nobody wanted to send: that says nothing about the gateway's speed
+            self._idle_s += max(0.0, now - max(self._next_s, self._paused_until_s, self._last_answer_s))
         self._in_flight += 1
-        self._next_s = max(self._next_s, now - _CATCH_UP_S) + self._interval_s
+        late_s = now - self._next_s
+        self._next_s = (self._next_s if late_s < _CATCH_UP_S else now) + self._interval_s
 
     def accepted(self, now: float, sent_s: float) -> None:
         """The submission that left at `sent_s` was accepted."""
         self._in_flight -= 1
+        self._last_answer_s = now
         self._accepts += 1
         if sent_s > self._last_rejection_s:
             self._refused_in_a_row = 0
@@ -78,6 +84,7 @@ class Pace:
     def rejected(self, now: float, sent_s: float, retry_after_s: float | None) -> None:
         """The submission that left at `sent_s` was answered 429."""
         self._in_flight -= 1
+        self._last_answer_s = now
         if sent_s > self._last_rejection_s:
             self._refused_in_a_row += 1
             self._room = 1
@@ -89,11 +96,12 @@ class Pace:
 
     def _lose_speed(self, now: float) -> None:
         """Between two refusals the gateway took all it would take: that is its speed, whatever kind its limit is of."""
-        elapsed_s = now - self._last_rejection_s
+        elapsed_s = now - self._last_rejection_s - self._idle_s
         if self._refused_in_a_row == 1:
             if 0.0 < elapsed_s < math.inf and self._accepts:
                 self._interval_s = max(elapsed_s / self._accepts / self._policy.slower, self._shortest_interval_s)
             self._accepts = 0
+            self._idle_s = 0.0
         self._last_gain_s = now
 
     def _gain_speed(self, now: float) -> None:

@@ -7,10 +7,11 @@ its own idempotency key, `polling` reads a task later anyway, and `retrying` ser
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
+from secrets import token_hex
 from typing import Final
 from urllib.parse import quote, urlencode
-from uuid import uuid4
 
 import anyio
 
@@ -34,9 +35,10 @@ Readings = dict[str, Task | KreaError]
 any other error means that it was not read. An id without an entry was not in the reply, which proves nothing."""
 
 
-def new_idempotency_key() -> str:
-    """A key for one picture: made before its first try, sent with every try."""
-    return f"krea-{uuid4().hex}"
+def idempotency_keys() -> Iterator[str]:
+    """Keys without end, each for one picture: taken before its first try, sent with every try."""
+    prefix = f"krea-{token_hex(12)}"
+    return (f"{prefix}-{number}" for number in count(1))
 
 
 class Gateway:
@@ -73,7 +75,7 @@ class Gateway:
     async def read(self, task_id: str) -> Task:
         """GET /v1/tasks/{task_id}."""
         self.calls["read"] += 1
-        reply = await self._ask("GET", f"/v1/tasks/{quote(task_id, safe='')}")
+        reply = await self._ask("GET", f"/v1/tasks/{quote(task_id, safe='', errors='replace')}")
         if reply.status != 200:
             raise error_from(reply, task_id=task_id)
         return task_from(reply)
@@ -91,8 +93,9 @@ class Gateway:
                 return dict(tasks_from(reply))
             error = error_from(reply)
             if reply.status in _NO_SUCH_ROUTE:
+                if self._batch_route:
+                    log.warning("the gateway has no batch read (%s); every task is read by itself from now on", error)
                 self._batch_route = False
-                log.warning("the gateway has no batch read (%s); every task is read by itself from now on", error)
             elif not isinstance(error, InvalidRequestError):
                 raise error
         return await self.read_singly(task_ids)
@@ -137,7 +140,7 @@ class Gateway:
         async with anyio.create_task_group() as readers:
             for _ in range(min(_SINGLE_READS_AT_ONCE, len(task_ids))):
                 readers.start_soon(read_in_turn)
-        if len(failures) == len(readings):
+        if failures and len(failures) == len(readings):
             raise failures[0]
         return {task_id: readings.get(task_id, failures[0]) if failures else readings[task_id] for task_id in task_ids}
 

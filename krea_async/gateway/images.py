@@ -26,7 +26,7 @@ MAX_REDIRECTS: Final = 5
 READ_BUFFER_BYTES: Final = 256 * 1024
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _STARTS_OVER: Final = frozenset({206, 416})
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-\d+/(\d+)")
+_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
 
 
 @frozen(kw_only=True)
@@ -44,7 +44,7 @@ class ImageStream:
     async def chunks(self) -> AsyncIterator[bytes]:
         """The bytes as they come. Raises DownloadError, retryable, when the transfer breaks or stalls."""
         with translated(DownloadError, unsent="yes", sent="yes"):
-            async for chunk in self._response.content.iter_any():
+            while chunk := await self._response.content.readany():
                 yield chunk
 
 
@@ -72,16 +72,19 @@ class ImageHost:
                 response = await self._http.get(url, headers=headers, allow_redirects=False)
             async with response:
                 if response.status not in _REDIRECTS:
-                    yield _stream(response, offset_bytes)
+                    yield _stream(response, offset_bytes, etag)
                     return
-                url = url.join(_readable(response.headers.get("Location", "")))
+                url = _joined(url, response.headers.get("Location", ""))
         raise DownloadError(f"the picture's link leads through more than {MAX_REDIRECTS} redirects", retryable=False)
 
     async def _check(self, url: URL) -> None:
-        if url.scheme not in {"http", "https"} or not url.host:
+        if url.scheme not in {"http", "https"} or not url.host or url.user is not None or url.password is not None:
             raise DownloadError(f"the picture's link is no http(s) link: {_shown(url)}", retryable=False)
-        if is_internal_host(url.host) and not await self._resolver.allows_internal():
-            raise _internal(url.host)
+        if is_internal_host(url.host):
+            with translated(DownloadError, unsent="yes", sent="yes"):
+                allowed = await self._resolver.allows_internal()
+            if not allowed:
+                raise _internal(url.host)
 
 
 @asynccontextmanager
@@ -138,13 +141,14 @@ def _refusal(response: aiohttp.ClientResponse) -> DownloadError:
     )
 
 
-def _stream(response: aiohttp.ClientResponse, wanted_offset_bytes: int) -> ImageStream:
+def _stream(response: aiohttp.ClientResponse, wanted_offset_bytes: int, wanted_etag: str | None) -> ImageStream:
     plain = "Content-Encoding" not in response.headers
     length = response.content_length if plain else None
     offset_bytes = 0
     if response.status == 206:
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if match is None or int(match[1]) != wanted_offset_bytes:
+        changed = response.headers.get("ETag", wanted_etag) != wanted_etag  # a host that ignores If-Range
+        if match is None or int(match[1]) != wanted_offset_bytes or (wanted_offset_bytes and changed):
             raise _refusal(response)
         offset_bytes, length = wanted_offset_bytes, int(match[2])
     elif response.status != 200:
@@ -160,13 +164,19 @@ def _stream(response: aiohttp.ClientResponse, wanted_offset_bytes: int) -> Image
 
 def _readable(link: str) -> URL:
     try:
-        return URL(link, encoded=link.isascii() and " " not in link)  # a signed link must arrive as it was signed
+        url = URL(link, encoded=link.isascii() and " " not in link)  # a signed link must arrive as it was signed
+        _ = url.host, url.port  # read late by yarl
     except ValueError:
         raise DownloadError("the picture's link cannot be read", retryable=False) from None
+    return url
+
+
+def _joined(url: URL, location: str) -> URL:
+    return _readable(str(url.join(_readable(location))))
 
 
 def _shown(url: URL) -> str:
-    return str(url.with_query(None).with_user(None))[:200] if url.is_absolute() else str(url)[:200]
+    return (str(url.with_query(None).with_user(None)) if url.is_absolute() else str(url).partition("?")[0])[:200]
 
 
 def _internal(host: str) -> DownloadError:

@@ -20,7 +20,7 @@ from krea_async.errors import (
     TaskFailedError,
     TaskNotFoundError,
 )
-from krea_async.gateway.replies import EXCERPT_CHARS, Reply, json_object
+from krea_async.gateway.replies import EXCERPT_CHARS, MAX_MESSAGE_CHARS, Reply, json_object
 from krea_async.gateway.retry_after import retry_after_s
 from krea_async.models import Task, TaskError
 
@@ -42,7 +42,6 @@ _WORTH_ANOTHER_TRY: Final = frozenset(
 )
 """Task error codes after which the same input may succeed, by the vendor's table (docs/api-facts.md)."""
 
-MAX_MESSAGE_CHARS: Final = 500
 _TAGS: Final = re.compile(r"<(?:style|script)\b.*?</(?:style|script)>|<[^>]+>", re.DOTALL | re.IGNORECASE)
 
 
@@ -98,14 +97,14 @@ def _code_and_message(reply: Reply) -> tuple[str | None, str]:
         return None, _prose(reply)
     error = value.get("error") if isinstance(value, dict) else None
     if isinstance(error, str):
-        return None, reply.masked(error)
+        return None, reply.masked(error)[:MAX_MESSAGE_CHARS]
     body = error if isinstance(error, dict) else json_object(value)
     code, message = body.get("code"), body.get("message") or body.get("msg")
     words = reply.masked(str(message))[:MAX_MESSAGE_CHARS] if message else reply.excerpt
-    return (None if code is None or code == "" else str(code)), words
+    return (None if code is None or code == "" else reply.masked(str(code))[:EXCERPT_CHARS]), words
 
 
 def _prose(reply: Reply) -> str:
     """The words of an HTML page, or the plain text that came."""
-    text = " ".join(_TAGS.sub(" ", reply.masked(reply.body[:20_000].decode("utf-8", "replace"))).split())
+    text = " ".join(_TAGS.sub(" ", reply.text[:20_000]).split())
     return f"HTTP {reply.status}: {text[:EXCERPT_CHARS]!r}" if text else f"HTTP {reply.status} without words"

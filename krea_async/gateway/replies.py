@@ -18,6 +18,7 @@ UNREADABLE: Final = "unreadable_reply"
 """Our own error code for a reply that is not what the API promises."""
 
 EXCERPT_CHARS: Final = 200
+MAX_MESSAGE_CHARS: Final = 500
 
 
 @frozen
@@ -32,15 +33,22 @@ class Reply:
     @property
     def request_id(self) -> str | None:
         """The id under which the gateway's support can find this exchange."""
-        return self.headers.get("x-request-id") or self.headers.get("x-oneapi-request-id")
+        request_id = self.headers.get("x-request-id") or self.headers.get("x-oneapi-request-id")
+        return self.masked(request_id)[:EXCERPT_CHARS] if request_id else None
 
     @property
     def excerpt(self) -> str:
         """The body's first 200 characters, for people."""
-        return repr(self.masked(self.body[: 8 * EXCERPT_CHARS].decode("utf-8", "replace"))[:EXCERPT_CHARS])
+        return repr(self.text[:EXCERPT_CHARS])
+
+    @property
+    def text(self) -> str:
+        """The whole body without the key, for people."""
+        return self.masked(self.body.decode("utf-8", "replace"))
 
     def masked(self, text: str) -> str:
-        """`text`, a part of this reply, without the key."""
+        """`text`, a part of this reply, without the key, and without surrogates that no file could hold."""
+        text = text.encode("utf-8", "replace").decode()
         return text.replace(self.secret, "[key]") if self.secret else text
 
 
@@ -184,7 +192,10 @@ def _links(value: Any, *, wanted: bool) -> tuple[str, ...]:  # noqa: ANN401
 def _task_error(reply: Reply, value: Any) -> TaskError:  # noqa: ANN401
     body = value if isinstance(value, dict) else {"message": value}
     code, message = body.get("code"), body.get("message")
-    return TaskError(code=str(code or "unknown_error"), message=reply.masked(str(message or "")))
+    return TaskError(
+        code=reply.masked(str(code or "unknown_error"))[:EXCERPT_CHARS],
+        message=reply.masked(str(message or ""))[:MAX_MESSAGE_CHARS],
+    )
 
 
 def json_object(value: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -9,10 +9,10 @@ from typing import Final
 MAX_RETRY_AFTER_S: Final = 300.0
 """A pause longer than this is shortened to it: a mistyped header must not stop a session for a day."""
 
-_UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _IN_TEXT: Final = re.compile(
     r"(?:retry|try\s+again)\b[^0-9]{0,20}?(?:after|in)\s+(?:about\s+)?(\d+(?:\.\d+)?)\s*"
-    r"(ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hours?)?\b",
+    r"(ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hours?|d|days?|w|weeks?)?\b",
     re.IGNORECASE,
 )
 

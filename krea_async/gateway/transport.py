@@ -1,7 +1,8 @@
 """One HTTP exchange with the API: the connection pool, the time-outs, the key, aiohttp's errors in our words."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
 from typing import Final
 
 import aiohttp
@@ -26,7 +27,7 @@ class TimeoutPolicy:
     read_s: float = field(default=30.0, validator=validators.gt(0))
 
     def as_aiohttp(self) -> aiohttp.ClientTimeout:
-        """The same in aiohttp's words; waiting for a free connection of the pool is not limited."""
+        """The same in aiohttp's words; the wait for a free connection of the pool is not limited."""
         return aiohttp.ClientTimeout(total=None, sock_connect=self.connect_s, sock_read=self.read_s)
 
 
@@ -71,21 +72,42 @@ async def open_transport(
         yield Transport(http, base_url, api_key)
 
 
-@contextmanager
-def translated(ours: type[KreaError], *, unsent: Charged, sent: Charged) -> Iterator[None]:
-    """Give what aiohttp raises our own name. `unsent`, `sent`: what is charged if the request never left, or did."""
-    try:
-        yield
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        forged = isinstance(error, aiohttp.ClientSSLError)
-        raise ours(f"the host could not be reached: {_words(error)}", charged=unsent, retryable=not forged) from error
-    except aiohttp.InvalidURL as error:
-        raise ours("the URL cannot be read", charged=unsent, retryable=False) from error
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise ours(f"the connection broke: {_words(error)}", charged=sent, retryable=True) from error
+class translated:  # noqa: N801 - reads as what it does: `with translated(ServiceError, …):`
+    """Gives what aiohttp raises our own name. `unsent`, `sent`: what is charged if the request never left, or did."""
+
+    __slots__ = ("_ours", "_sent", "_unsent")
+
+    def __init__(self, ours: type[KreaError], *, unsent: Charged, sent: Charged) -> None:
+        self._ours = ours
+        self._unsent: Charged = unsent
+        self._sent: Charged = sent
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, _type: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+            forged = isinstance(error, aiohttp.ClientSSLError)
+            words = f"the host could not be reached: {_words(error)}"
+            raise self._ours(words, charged=self._unsent, retryable=not forged) from error
+        if isinstance(error, aiohttp.InvalidURL):
+            raise self._ours("the URL cannot be read", charged=self._unsent, retryable=False) from error
+        if isinstance(error, aiohttp.ClientResponseError):  # it shows the URL, the request's headers and what came
+            words = "the connection broke: the reply is no HTTP"
+            raise self._ours(words, charged=self._sent, retryable=True) from None
+        if isinstance(error, UnicodeError):  # of a host name that no resolver takes
+            words = "the host could not be reached: its name cannot be"
+            raise self._ours(words, charged=self._unsent, retryable=False) from error
+        if isinstance(error, aiohttp.ClientError | TimeoutError | OSError):
+            words = f"the connection broke: {_words(error)}"
+            raise self._ours(words, charged=self._sent, retryable=True) from error
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
@@ -98,6 +120,9 @@ async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
         body += chunk
         if len(body) > MAX_REPLY_BYTES:
             raise ServiceError(
-                f"the reply is larger than {MAX_REPLY_BYTES} bytes", status=response.status, code=UNREADABLE
+                f"the reply is larger than {MAX_REPLY_BYTES} bytes",
+                status=response.status,
+                code=UNREADABLE,
+                charged="unknown",
             )
     return bytes(body)

@@ -16,7 +16,7 @@ from attrs import field, frozen, validators
 from krea_async.control.backoff import RetryPolicy
 from krea_async.errors import DownloadError, ImageExpiredError, InvalidImageError
 from krea_async.gateway.images import ImageHost, ImageStream
-from krea_async.storage.disk import disk_errors
+from krea_async.storage.disk import DiskQueue, disk_errors
 from krea_async.storage.names import Names
 from krea_async.storage.part import Part, SavedPicture, Target
 
@@ -57,6 +57,7 @@ class Downloads:
         self._rng = rng
         self._slots = asyncio.Semaphore(at_once)
         self._names = Names()
+        self._disk = DiskQueue()
 
     async def save(self, link: str, target: Target, *, fresh_link: FreshLink) -> SavedPicture:
         """Bring the picture behind `link` to disk.
@@ -66,7 +67,7 @@ class Downloads:
         its code is "disk_error" when the disk is at fault.
         """
         stem = self._names.claim(target.directory, target.stem, target.index)
-        part = Part(target.directory / f"{stem}.part")
+        part = Part(target.directory, stem, self._disk)
         try:
             async with self._slots:
                 with disk_errors(part.path):
@@ -103,12 +104,12 @@ class Downloads:
             if error.status in _CANNOT_RESUME:
                 part.start_over()
             wait_s = self._policy.retries.wait_s(failures, self._rng, error.retry_after_s)
-            log.info("download of %s failed (%s); try %d in %.1f s", part.path.stem, error, failures + 1, wait_s)
+            log.info("download of %s failed (%s); try %d in %.1f s", target.stem, error, failures + 1, wait_s)
             await asyncio.sleep(wait_s)
 
     async def _receive(self, part: Part, link: str) -> None:
         try:
-            with anyio.fail_after(self._policy.timeout_s):
+            async with asyncio.timeout(self._policy.timeout_s):
                 async with self._host.open(link, offset_bytes=part.size_bytes, etag=part.etag) as stream:
                     await self._write(part, stream)
         except TimeoutError:

@@ -7,7 +7,8 @@ the disk but the end of the batch.
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from os import SEEK_END
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +16,8 @@ import aiofiles
 import anyio
 from aiofiles.threadpool.text import AsyncTextIOWrapper
 
-from krea_async.results import GeneratedImage
-from krea_async.storage.disk import disk_errors
+from krea_async.results import GeneratedImage, error_code
+from krea_async.storage.disk import disk_errors, in_thread, make_directory
 
 MANIFEST_NAME: Final = "manifest.jsonl"
 
@@ -24,10 +25,11 @@ MANIFEST_NAME: Final = "manifest.jsonl"
 class Manifest:
     """The manifest of one batch: rows are added at any time, and `write` brings them to disk."""
 
-    def __init__(self, path: Path, file: AsyncTextIOWrapper) -> None:
+    def __init__(self, path: Path, file: AsyncTextIOWrapper, *, torn: bool) -> None:
+        """`torn`: whether the file ends in half a line, which a killed run left."""
         self._path = path
         self._file = file
-        self._lines: list[str] = []
+        self._lines: list[str] = ["\n"] if torn else []
         self._changed = asyncio.Event()
 
     def add(self, image: GeneratedImage) -> None:
@@ -54,14 +56,24 @@ class Manifest:
 async def open_manifest(directory: Path) -> AsyncIterator[Manifest]:
     """The manifest in `directory`, which is made if need be. Raises DownloadError when the disk cannot take it."""
     path = directory / MANIFEST_NAME
-    with disk_errors(path):
-        await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
+    await make_directory(directory)
+    with disk_errors(path, charged="no"):
+        torn = await in_thread(lambda: _ends_torn(path))
         file = await aiofiles.open(path, "a", encoding="utf-8")
     try:
-        yield Manifest(path, file)
+        yield Manifest(path, file, torn=torn)
     finally:
-        with anyio.CancelScope(shield=True):
+        with anyio.CancelScope(shield=True), suppress(OSError):  # it tries again what `flush` has reported
             await file.close()
+
+
+def _ends_torn(path: Path) -> bool:
+    """Whether the file ends in half a line, which a killed run left."""
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, SEEK_END)
+        return file.read(1) != b"\n"
 
 
 def manifest_row(image: GeneratedImage) -> dict[str, object]:
@@ -85,7 +97,7 @@ def manifest_row(image: GeneratedImage) -> dict[str, object]:
         "queued_s": round(image.timings.queued_s, 3),
         "generating_s": round(image.timings.generating_s, 3),
         "downloading_s": round(image.timings.downloading_s, 3),
-        "error": None if error is None else (error.code or type(error).__name__),
+        "error": None if error is None else error_code(error),
         "message": None if error is None else error.message,
         "charged": None if error is None else error.charged,
     }

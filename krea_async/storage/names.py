@@ -9,6 +9,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -19,11 +20,13 @@ from krea_async.models import ImageRequest
 MAX_STEM_BYTES: Final = 200
 _MAX_SLUG_CHARS: Final = 60
 _MAX_SLUG_BYTES: Final = 150
+_MAX_READ_CHARS: Final = 1000  # of a prompt; more would only cost time
 
 # Marks and letters that show nothing: joiner, fillers, variation selectors. Format characters (Cf) come on top.
 _INVISIBLE: Final = frozenset(
     map(chr, (0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0, *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)))
 )
+_NO_WORD: Final = re.compile(r"[^a-z0-9]+")
 _FORBIDDEN: Final = frozenset('<>:"/\\|?*')
 _RESERVED: Final = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9]) *(\.|$)", re.IGNORECASE)
 
@@ -34,8 +37,10 @@ def file_stem(index: int | None, request: ImageRequest) -> str:
     One path component of at most `MAX_STEM_BYTES` in UTF-8, never hidden, never an option, never a name that Windows
     reserves. An id that is safe comes back unchanged; one with nothing to keep is treated as not given.
     """
+    if request.id and (name := _safe_id(request.id)):
+        return name
     slug = _slug(request.prompt)
-    return _safe_id(request.id or "") or _safe_id(slug if index is None else f"{index:05d}-{slug}")
+    return _safe_id(slug) if index is None else f"{index:05d}-{slug}"
 
 
 def alternatives(stem: str, index: int | None) -> Iterator[str]:
@@ -55,7 +60,7 @@ class Names:
     """
 
     def __init__(self) -> None:
-        self._claimed: set[str] = set()
+        self._claimed: set[tuple[str, str]] = set()
 
     def claim(self, directory: Path, stem: str, index: int | None) -> str:
         """The first of `alternatives(stem, index)` that is free in `directory`; taken until it is released."""
@@ -70,13 +75,26 @@ class Names:
         self._claimed.remove(_key(directory, stem))
 
 
-def _key(directory: Path, stem: str) -> str:
-    path = os.path.abspath(directory / stem)  # noqa: PTH100 - Path.absolute keeps ".."
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+def _key(directory: Path, stem: str) -> tuple[str, str]:
+    return _folded_directory(directory), _folded(stem)
+
+
+@lru_cache(maxsize=256)
+def _folded_directory(directory: Path) -> str:
+    return _folded(os.path.abspath(directory))  # noqa: PTH100 - Path.absolute keeps ".."
+
+
+def _folded(text: str) -> str:
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
 
 def _slug(prompt: str) -> str:
     """The prompt's letters and digits in lower case, hyphens for the rest."""
+    prompt = prompt[:_MAX_READ_CHARS]
+    if prompt.isascii():  # the same, sooner
+        return _NO_WORD.sub("-", prompt.lower()).strip("-")[:_MAX_SLUG_CHARS].rstrip("-") or "untitled"
     text = _visible(_visible(prompt).lower())
     words = "".join(ch if ch.isalnum() or _is_mark(ch) else " " for ch in text).split()
     # A mark belongs to the letter before it; without one it is left out.

@@ -6,19 +6,24 @@ gathered before they go to disk, so a small picture is written, checked and name
 
 import hashlib
 import os
+from contextlib import suppress
+from io import BytesIO
 from itertools import dropwhile
 from pathlib import Path
+from secrets import token_hex
 from typing import Final
 
 import aiofiles
 from attrs import frozen
 
-from krea_async.storage.disk import in_thread, to_its_end
+from krea_async.storage.disk import DiskQueue, to_its_end
 from krea_async.storage.formats import inspect
 from krea_async.storage.names import alternatives
 
 WRITE_BYTES: Final = 256 * 1024
 """Bytes that are gathered before they go to disk: what one download holds in memory, but for a chunk."""
+
+_BUFFER_BYTES: Final = 4096  # stated, so that opening a file asks the system for nothing else
 
 
 @frozen(kw_only=True)
@@ -50,8 +55,11 @@ class Part:
     size_bytes: how much of it is here. etag: names the file that the bytes are from, if the host gave it a name.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, directory: Path, stem: str, disk: DiskQueue) -> None:
+        self.path = directory / f"{stem}.part"
+        self._stem = stem
+        self._disk = disk
+        self._made = False
         self.start_over()
 
     def start_over(self) -> None:
@@ -74,29 +82,38 @@ class Part:
 
         Raises InvalidImageError when it is no whole picture.
         """
-        return await in_thread(lambda: self._publish(target, sync=sync))
+        return await self._disk.visit(lambda: self._publish(target, sync=sync))
 
     async def discard(self) -> None:
-        """Remove the file, if there is one."""
-        await in_thread(lambda: self.path.unlink(missing_ok=True))
+        """Remove the file, if there is one and the disk lets us. Never raises OSError: it follows a failure."""
+        if self._made:
+            with suppress(OSError):
+                await self._disk.visit(self.path.unlink)
 
     async def _write_out(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._made:
+            await self._disk.visit(lambda: self._make(b""))
         async with aiofiles.open(self.path, "ab" if self._written_bytes else "wb") as file:
             await file.writelines(self._gathered)
-        self._note_written()
+        for chunk in self._gathered:
+            self._sha256.update(chunk)
+        self._written_bytes = self.size_bytes
+        self._gathered = []
 
     def _publish(self, target: Target, *, sync: bool) -> SavedPicture:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("r+b" if self._written_bytes else "w+b") as file:
-            file.seek(0, os.SEEK_END)
-            file.writelines(self._gathered)
-            file.flush()
-            self._note_written()
-            picture = inspect(file, size_bytes=self.size_bytes)
-            if sync:
-                os.fsync(file.fileno())
-        free = dropwhile(lambda stem: stem != self.path.stem, alternatives(target.stem, target.index))
+        data = b"".join(self._gathered)
+        if self._made:
+            with self.path.open("r+b" if self._written_bytes else "w+b") as file:
+                file.seek(0, os.SEEK_END)
+                file.write(data)
+                picture = inspect(file, size_bytes=self.size_bytes)
+                if sync:
+                    os.fsync(file.fileno())
+        else:  # all of it is here: checked before it costs a visit to the disk
+            picture = inspect(BytesIO(data), size_bytes=self.size_bytes)
+            self._make(data, sync=sync)
+        self._sha256.update(data)
+        free = dropwhile(lambda stem: stem != self._stem, alternatives(target.stem, target.index))
         names = (self.path.with_name(f"{stem}.{picture.extension}") for stem in free)
         path = next(path for path in names if _renamed(self.path, path))
         return SavedPicture(
@@ -107,11 +124,22 @@ class Part:
             height=picture.height,
         )
 
-    def _note_written(self) -> None:
-        for chunk in self._gathered:
-            self._sha256.update(chunk)
-        self._written_bytes = self.size_bytes
-        self._gathered = []
+    def _make(self, data: bytes, *, sync: bool = False) -> None:
+        """Make the file. One that is there is another process's, or what a killed one left: not ours to touch."""
+        try:
+            file = self.path.open("xb", buffering=_BUFFER_BYTES)
+        except FileNotFoundError:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = self.path.open("xb", buffering=_BUFFER_BYTES)
+        except FileExistsError:
+            self.path = self.path.with_name(f"{self._stem}.{token_hex(4)}.part")
+            file = self.path.open("xb", buffering=_BUFFER_BYTES)
+        self._made = True
+        with file:
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
 
 
 def _renamed(part: Path, path: Path) -> bool:
@@ -121,7 +149,7 @@ def _renamed(part: Path, path: Path) -> bool:
     except FileExistsError:
         return False
     except OSError:  # no hard links on this file system
-        if path.exists():
+        if os.path.lexists(path):
             return False
         part.rename(path)
         return True

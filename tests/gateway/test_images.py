@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from krea_async.errors import DownloadError
-from krea_async.gateway.client import Gateway, new_idempotency_key
+from krea_async.gateway.client import Gateway, idempotency_keys
 from krea_async.gateway.images import ImageHost, ImageStream, open_image_host
 from krea_async.gateway.transport import TimeoutPolicy, open_transport
 from krea_async.models import ImageRequest
@@ -159,7 +159,7 @@ async def test_the_sandbox_s_pictures_arrive_whole_and_nothing_leaks(sandbox: Sa
         images_for(sandbox.url) as images,
     ):
         gateway = Gateway(transport)
-        task = await gateway.create(ImageRequest("a fox"), key=new_idempotency_key())
+        task = await gateway.create(ImageRequest("a fox"), key=next(idempotency_keys()))
         link = (await gateway.read(task.id)).results[0]
         whole = await fetched(images, link)
         async with images.open(link) as stream:
@@ -463,7 +463,7 @@ async def test_a_transfer_that_breaks_is_retryable(sandbox: Sandbox, fault: str 
         images_for(sandbox.url) as images,
     ):
         gateway = Gateway(transport)
-        task = await gateway.create(ImageRequest("a fox"), key=new_idempotency_key())
+        task = await gateway.create(ImageRequest("a fox"), key=next(idempotency_keys()))
         link = (await gateway.read(task.id)).results[0]
         sandbox.script("image", fault, fault)  # twice, because aiohttp repeats a lost GET
         error = await refused(fetched(images, link))

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from krea_async import InvalidImageError
+from krea_async.storage.disk import DiskQueue
 from krea_async.storage.part import WRITE_BYTES, Part, Target
 
 pytestmark = pytest.mark.anyio
@@ -24,7 +25,7 @@ def png(colour: str = "teal") -> bytes:
 
 async def filled(path: Path, *pieces: bytes) -> Part:
     """A part that these bytes came into."""
-    part = Part(path)
+    part = Part(path.parent, path.name.removesuffix(".part"), DiskQueue())
     for piece in pieces:
         await part.add(piece)
     return part
@@ -181,7 +182,7 @@ async def test_discarding_removes_the_part_and_is_harmless_twice(tmp_path: Path)
 
 
 async def test_what_comes_in_goes_to_the_disk_and_does_not_pile_up(tmp_path: Path) -> None:
-    part, piece = Part(tmp_path / "fox.part"), bytes(50_000)
+    part, piece = Part(tmp_path, "fox", DiskQueue()), bytes(50_000)
     for number in range(1, 41):
         await part.add(piece)
         on_disk = part.path.stat().st_size if part.path.exists() else 0
@@ -191,7 +192,7 @@ async def test_what_comes_in_goes_to_the_disk_and_does_not_pile_up(tmp_path: Pat
 async def test_a_write_that_was_cancelled_can_be_continued(tmp_path: Path) -> None:
     """What is in the file and what is known of it stay the same."""
     body = png() + bytes(range(256)) * 20_000
-    part, begun = Part(tmp_path / "fox.part"), asyncio.Event()
+    part, begun = Part(tmp_path, "fox", DiskQueue()), asyncio.Event()
 
     async def take_in() -> None:
         for start in range(0, len(body), 300_000):
