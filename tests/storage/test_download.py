@@ -4,11 +4,13 @@ import asyncio
 import errno
 import hashlib
 import os
+import resource
+import signal
 import struct
 import threading
 import tracemalloc
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from io import BytesIO
@@ -342,10 +344,14 @@ async def test_a_failed_download_leaves_nothing(host: Host, tmp_path: Path) -> N
     assert names(tmp_path) == []
 
 
-async def test_a_part_that_a_killed_run_left_is_no_part_of_the_picture(host: Host, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size_bytes", [3_000, 300_000])
+async def test_a_part_of_another_process_is_left_alone(host: Host, tmp_path: Path, size_bytes: int) -> None:
     (tmp_path / "fox.part").write_bytes(b"x" * 900_000)
-    body = picture(1, 300_000)
-    assert_saved(await saved(host, tmp_path, serving(body)), body, tmp_path)
+    body = picture(1, size_bytes)
+    found = await saved(host, tmp_path, serving(body))
+    assert found.path.read_bytes() == body
+    assert names(tmp_path) == ["fox.part", "fox.png"]
+    assert (tmp_path / "fox.part").read_bytes() == b"x" * 900_000
 
 
 # --- broken transfers -------------------------------------------------------------------------------------------------
@@ -703,10 +709,22 @@ async def test_a_picture_that_cannot_be_synced_gets_no_name(
     assert names(tmp_path) == []
 
 
-async def test_a_disk_that_is_full_is_a_disk_error(host: Host, tmp_path: Path) -> None:
-    (tmp_path / "fox.part").symlink_to("/dev/full")
-    with pytest.raises(DownloadError, match="No space left on device") as caught:
-        await saved(host, tmp_path, serving(OLD))
+@pytest.fixture
+def no_file_over_100_kb() -> Iterator[None]:
+    """Writing more fails, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, before)
+
+
+@pytest.mark.usefixtures("no_file_over_100_kb")
+@pytest.mark.parametrize("size_bytes", [200_000, 900_000])
+async def test_a_disk_that_takes_no_more_is_a_disk_error(host: Host, tmp_path: Path, size_bytes: int) -> None:
+    with pytest.raises(DownloadError, match="File too large") as caught:
+        await saved(host, tmp_path, serving(picture(1, size_bytes)))
     assert caught.value.code == DISK_ERROR
     assert names(tmp_path) == []
 
