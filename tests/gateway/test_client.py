@@ -5,8 +5,8 @@ import json
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from itertools import islice
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import Any
 
 import anyio
