@@ -1,4 +1,4 @@
-"""Render pictures in bulk through EvoLink's krea-2-turbo: asyncio-native, nothing lost, nothing paid twice."""
+"""Render pictures in bulk through EvoLink's krea-2-turbo: asyncio-native, careful with every paid picture."""
 
 from krea_async._version import __version__
 from krea_async.batch import Batch, BatchProgress

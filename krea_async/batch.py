@@ -85,6 +85,7 @@ class Batch(anyio.AsyncContextManagerMixin):
         self._calls_before: Mapping[str, int] = {}
         self._started_s: float | None = None
         self._ended_s: float | None = None
+        self._final: BatchReport | None = None
 
     def __await__(self) -> Generator[Any, None, BatchReport]:
         return self._to_the_end().__await__()
@@ -104,17 +105,20 @@ class Batch(anyio.AsyncContextManagerMixin):
             self._calls_before = self._pipeline.calls()
             try:
                 async with open_manifest(self._directory) as self._manifest:
-                    async with task_group() as books:
-                        books.start_soon(self._keep_books, self._manifest.write)
-                        async with task_group() as rows:
-                            rows.start_soon(self._feed, rows)
-                            yield self
-                            if not self._fed:
-                                self.stop()
-                        books.cancel_scope.cancel()
-                    await self._keep_books(self._manifest.flush)
+                    try:
+                        async with task_group() as books:
+                            books.start_soon(self._keep_books, self._manifest.write)
+                            async with task_group() as rows:
+                                rows.start_soon(self._feed, rows)
+                                yield self
+                                if self._in_flight or not self._fed:
+                                    self.stop()
+                            books.cancel_scope.cancel()
+                    finally:
+                        await self._keep_books(self._manifest.flush)
             finally:
                 self._ended_s = _now()
+                self._final = self.report
 
     def __aiter__(self) -> AsyncIterator[GeneratedImage]:
         return self
@@ -152,7 +156,7 @@ class Batch(anyio.AsyncContextManagerMixin):
     @property
     def report(self) -> BatchReport:
         """The books, so far or, after the end, for good."""
-        return self._tally.report(
+        return self._final or self._tally.report(
             wall_s=self._elapsed_s, calls=self._calls(), stopped_by=self._pipeline.submitter.stopped_by(self._stop)
         )
 
@@ -179,8 +183,7 @@ class Batch(anyio.AsyncContextManagerMixin):
 
     async def _row(self, index: int, prompt: Prompt) -> None:
         image = await self._render(index, prompt)
-        if image.status == "saved":
-            self._unserved = 0
+        self._note_service(image)
         self._tally.add(image)
         self._manifest.add(image)
         self._results.put_nowait(image)
@@ -202,7 +205,7 @@ class Batch(anyio.AsyncContextManagerMixin):
             return GeneratedImage(index=index, request=request, status="skipped", error=stopped.reason)
         except KreaError as error:
             log.info("row %d failed: %s", index, error)
-            if error.code == DISK_ERROR or self._service_is_down(error):
+            if error.code == DISK_ERROR:
                 self.stop(error)
             return GeneratedImage(
                 index=index,
@@ -214,10 +217,14 @@ class Batch(anyio.AsyncContextManagerMixin):
                 timings=job.timings if job is not None else Timings(),
             )
 
-    def _service_is_down(self, error: KreaError) -> bool:
-        """Whether row after row, each after all its tries, failed because nobody answers: the rest would fail alike."""
-        self._unserved += isinstance(error, ServiceError)
-        return self._unserved >= UNSERVED_TO_STOP
+    def _note_service(self, image: GeneratedImage) -> None:
+        """Stop when row after row, each after all its tries, found nobody who answers: the rest would fail alike."""
+        if not isinstance(image.error, ServiceError):
+            self._unserved = 0
+        elif image.status == "failed":
+            self._unserved += 1
+            if self._unserved >= UNSERVED_TO_STOP:
+                self.stop(image.error)
 
     def _end_if_done(self) -> None:
         if self._fed and self._in_flight == 0:

@@ -13,14 +13,14 @@ from typing import Final
 from attrs import field, frozen
 
 from krea_async.control.backoff import RetryPolicy
-from krea_async.errors import ImageExpiredError, KreaError, SessionClosedError, TaskNotFoundError
+from krea_async.errors import ImageExpiredError, KreaError, ServiceError, SessionClosedError, TaskNotFoundError
 from krea_async.gateway.client import Gateway, idempotency_keys
 from krea_async.gateway.images import ImageHost
 from krea_async.gateway.refusals import failure_of
 from krea_async.gateway.retrying import retrying
 from krea_async.lifetime import Lifetime
 from krea_async.models import ImageRequest, Task
-from krea_async.polling import Poller
+from krea_async.poller import Poller
 from krea_async.results import GeneratedImage, Timings
 from krea_async.scheduler import Followed, Outcome
 from krea_async.storage.download import Downloads
@@ -73,12 +73,18 @@ class Pipeline:
     async def fresh_link(self, task_id: str, number: int) -> str:
         """The task's `number`-th link as it is now. Raises ImageExpiredError if there is none any more."""
         try:
-            task = await retrying(partial(self.gateway.read, task_id), self.retries, self.rng)
+            task = await retrying(partial(self._read_completed, task_id), self.retries, self.rng)
             return task.results[number]
         except (TaskNotFoundError, IndexError) as error:
             raise ImageExpiredError(
                 f"the task has no link to its picture any more: {error}", task_id=task_id
             ) from error
+
+    async def _read_completed(self, task_id: str) -> Task:
+        task = await self.gateway.read(task_id)
+        if task.status != "completed":  # it was before, so this reply is stale, or cut
+            raise ServiceError(f"the completed task reads {task.status!r} again", task_id=task_id)
+        return task
 
 
 class Job:
@@ -214,7 +220,9 @@ class Job:
             yield
         except asyncio.CancelledError:
             if self._pipeline.poller.forget(self._followed):
-                log.info("task %s is given up; session.attach(%r) follows it again", self.task_id, self.task_id)
+                log.warning(
+                    "task %s is paid for and goes on without us; session.attach(%r) follows it up", *[self.task_id] * 2
+                )
                 self._end(_left_behind(self.task_id))
             raise
 

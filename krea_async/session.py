@@ -1,12 +1,11 @@
 """`KreaSession`: what users hold. Owns the sockets and the one task group, and composes the rest."""
 
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from copy import copy
 from pathlib import Path
 from random import Random
-from typing import Self
+from typing import Any, Self
 
 import anyio
 
@@ -14,7 +13,7 @@ from krea_async.batch import Batch, Prompts
 from krea_async.control.backoff import RetryPolicy
 from krea_async.control.pace import Pace, PausePolicy
 from krea_async.control.polling import PollPolicy
-from krea_async.errors import SessionClosedError
+from krea_async.errors import InvalidRequestError, SessionClosedError
 from krea_async.gateway.client import Gateway
 from krea_async.gateway.images import ImageHost, open_image_host
 from krea_async.gateway.retrying import retrying
@@ -22,7 +21,7 @@ from krea_async.gateway.transport import TimeoutPolicy, open_transport
 from krea_async.lifetime import Lifetime
 from krea_async.models import Balance, ImageRequest, Quality, Size
 from krea_async.pipeline import Job, Pipeline, target_of
-from krea_async.polling import MAX_READS_AT_ONCE, Poller
+from krea_async.poller import MAX_READS_AT_ONCE, Poller
 from krea_async.results import GeneratedImage
 from krea_async.scheduler import Scheduler
 from krea_async.settings import DEFAULT_CONCURRENCY, Settings
@@ -110,18 +109,29 @@ class KreaSession(anyio.AsyncContextManagerMixin):
         self,
         prompt: str | ImageRequest,
         *,
+        to: "str | os.PathLike[str]" = ".",
         size: Size = "1:1",
         quality: Quality = "1K",
         seed: int | None = None,
         nsfw_check: bool = False,
-        to: "str | os.PathLike[str]" = ".",
+        callback_url: str | None = None,
     ) -> GeneratedImage:
-        """Make one picture and save it. `to`: see `Job.save`.
+        """Make one picture and save it. `to`: see `Job.save`; the rest: see `ImageRequest`, which may come instead.
 
-        Raises the member of the KreaError tree that says what to do next.
+        Raises the member of the KreaError tree that says what to do next; InvalidRequestError also when an ImageRequest
+        comes together with options of its own.
         """
+        options: dict[str, Any] = {
+            "size": size,
+            "quality": quality,
+            "seed": seed,
+            "nsfw_check": nsfw_check,
+            "callback_url": callback_url,
+        }
         if not isinstance(prompt, ImageRequest):
-            prompt = ImageRequest(prompt, size=size, quality=quality, seed=seed, nsfw_check=nsfw_check)
+            prompt = ImageRequest(prompt, **options)
+        elif ImageRequest(prompt.prompt, **options) != ImageRequest(prompt.prompt):
+            raise InvalidRequestError("give size, quality, seed … in the ImageRequest or beside a text, not both")
         pipeline = self._open()
         with pipeline.lifetime.operation():
             target = target_of(to, file_stem(None, prompt))
@@ -144,7 +154,12 @@ class KreaSession(anyio.AsyncContextManagerMixin):
         return Job(self._open(), task_id)
 
     def render(self, prompts: Prompts, directory: "str | os.PathLike[str]") -> Batch:
-        """Make a picture of every prompt, into `directory`; see `Batch`. Nothing is sent before it is entered."""
+        """Make a picture of every prompt, into `directory`; see `Batch`. Nothing is sent before it is entered.
+
+        Raises TypeError for a single prompt: as a list it would be one picture a letter.
+        """
+        if isinstance(prompts, str | Mapping | ImageRequest):
+            raise TypeError("render() takes a list of prompts; use generate() for one")
         return Batch(self._open(), prompts, Path(directory), concurrency=self._settings.concurrency)
 
     async def credits(self) -> Balance:
@@ -179,6 +194,5 @@ async def _submitted(pipeline: Pipeline, request: ImageRequest) -> Job:
     try:
         return await pipeline.submit(request)
     except NotSubmittedError as stopped:
-        error = copy(stopped.reason)
-        error.message = f"not submitted, because the session takes no new requests: {error.message}"
-        raise error from None
+        stopped.reason.message = f"not submitted, because the session takes no new requests: {stopped.reason.message}"
+        raise stopped.reason from None

@@ -5,7 +5,7 @@ import os
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, field, frozen, validators
 
 from krea_async.addresses import is_internal_host
 from krea_async.control.backoff import RetryPolicy
@@ -32,7 +32,7 @@ def _base_url(value: str | None) -> str:
 def _check_key(_: object, _attribute: "Attribute[str]", value: str) -> None:
     if not value:
         raise AuthenticationError(f"there is no API key: set {KEY_VARIABLE}, or pass api_key")
-    if not (value.isascii() and value.isprintable()) or " " in value:
+    if not (value.isascii() and value.isprintable()) or set(value) & set(" \"'"):
         raise AuthenticationError("the API key holds characters that no key has; was it copied with its quotes?")
 
 
@@ -42,7 +42,13 @@ def _check_base_url(_: object, attribute: "Attribute[str]", value: str) -> None:
         host, _port = url.hostname, url.port
     except ValueError:
         host = None
-    if not host or url.scheme not in {"http", "https"} or url.query or url.fragment or "@" in url.netloc:
+    if "@" in value:  # the value is not shown: it may hold a secret
+        raise InvalidRequestError(
+            f"{attribute.name} holds credentials, which do not belong there",
+            field=attribute.name,
+            allowed=f"an http(s) URL such as {DEFAULT_BASE_URL}",
+        )
+    if not host or url.scheme not in {"http", "https"} or url.query or url.fragment:
         raise _refused(attribute, value, f"an http(s) URL such as {DEFAULT_BASE_URL}")
     if url.scheme == "http" and not is_internal_host(host):
         raise _refused(attribute, value, "https: over http anybody on the way could read the key")
@@ -54,9 +60,7 @@ def _check_whole(_: object, attribute: "Attribute[int]", value: object) -> None:
 
 
 def _check_positive(_: object, attribute: "Attribute[Any]", value: object) -> None:
-    if value is not None and not (
-        isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
-    ):
+    if not (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf):
         raise _refused(attribute, value, "a number above 0")
 
 
@@ -73,7 +77,7 @@ class Settings:
     api_key: str = field(repr=False, converter=_api_key, validator=_check_key)
     base_url: str = field(converter=_base_url, validator=_check_base_url)
     concurrency: int = field(validator=_check_whole)
-    rate: float | None = field(validator=_check_positive)
+    rate: float | None = field(validator=validators.optional(_check_positive))
     downloads: int = field(validator=_check_whole)
     task_timeout_s: float = field(validator=_check_positive)
     retries: RetryPolicy

@@ -8,6 +8,7 @@ made.
 import asyncio
 import heapq
 import logging
+from copy import copy
 from itertools import count
 from random import Random
 from typing import Final
@@ -61,7 +62,9 @@ class NotSubmittedError(Exception):
 
     def __init__(self, reason: KreaError) -> None:
         super().__init__(str(reason))
-        self.reason = reason
+        self.reason = copy(reason)
+        self.reason.charged = "no"  # whatever the request cost that met the reason
+        self.reason.task_id = None
 
 
 class Submitter:
@@ -113,8 +116,10 @@ class Submitter:
             self._pace.rejected(self._now(), sent_s, error.retry_after_s)
             log.info("submission refused: %s", error)
             return None
-        except BaseException:
+        except BaseException as error:
             self._pace.unanswered()
+            if isinstance(error, asyncio.CancelledError):
+                log.warning("cancelled while it was being submitted, so it may be paid for: %.60r", request.prompt)
             raise
         else:
             self._pace.accepted(self._now(), sent_s)

@@ -17,4 +17,8 @@ async def task_group() -> AsyncIterator[TaskGroup]:
         if len(failures.exceptions) > 1:
             raise
         error = failures.exceptions[0]
-        raise error from error.__cause__
+        context, suppressed = error.__context__, error.__suppress_context__
+        try:
+            raise error
+        finally:  # a raise would put the group in the place of what led to the error
+            error.__context__, error.__suppress_context__ = context, suppressed

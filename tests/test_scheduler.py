@@ -30,7 +30,7 @@ from krea_async.errors import (
 from krea_async.gateway.client import MAX_BATCH_IDS, Readings
 from krea_async.gateway.replies import UNREADABLE
 from krea_async.models import Task, TaskError
-from krea_async.polling import Poller
+from krea_async.poller import Poller
 from krea_async.scheduler import Followed, Outcome, Scheduler
 
 STEADY = PollPolicy(first_s=1.0, share=0.2, min_s=1.0, max_s=15.0, jitter=0.0, window_s=0.0, ahead_s=0.0)

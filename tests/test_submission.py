@@ -369,7 +369,7 @@ async def test_a_refused_key_account_or_model_stops_everything_that_has_not_left
         for prompt in names(6)[2:]:
             end = ends[prompt]
             assert isinstance(end, NotSubmittedError)
-            assert end.reason is error
+            assert (type(end.reason), end.reason.message) == (type(error), error.message)
         queue.finished()
         await ends.submit("late")
         assert isinstance(ends["late"], NotSubmittedError)
@@ -597,6 +597,8 @@ async def test_random_ends_of_every_kind_leave_no_place_taken() -> None:
 
 
 def test_a_reason_without_a_request_is_told() -> None:
-    reason = InsufficientCreditsError("the account has run out of credits")
-    assert "run out" in str(NotSubmittedError(reason))
-    assert NotSubmittedError(reason).reason is reason
+    reason = InsufficientCreditsError("the account has run out of credits", task_id="task-7", charged="unknown")
+    told = NotSubmittedError(reason).reason
+    assert "run out" in str(told)
+    assert (type(told), told.charged, told.task_id) == (InsufficientCreditsError, "no", None)
+    assert (reason.charged, reason.task_id) == ("unknown", "task-7")

@@ -113,12 +113,7 @@ def generate(prompt: str, to: str, as_json: bool, **options: Any) -> None:  # no
             prompt, **{name: options.pop(name) for name in ("size", "quality", "seed", "nsfw_check")}
         )
         async with _session(options) as session:
-            job = await session.submit(request)
-            try:
-                image = await job.save(to)
-            except anyio.get_cancelled_exc_class():
-                print(f"krea-async: stopped; task {job.task_id} is paid for and goes on without us", file=sys.stderr)
-                raise
+            image = await session.generate(request, to=to)
         print(json.dumps(manifest_row(image), ensure_ascii=False) if as_json else image.path)
         return Exit.ALL_SAVED
 

@@ -13,7 +13,7 @@ class RetryPolicy:
 
     attempts: tries in all, the first one included. first_wait_s, max_wait_s: the upper end of the first and of the
     longest wait; each wait is drawn evenly between nothing and its upper end, which doubles with every failure.
-    A longer pause that the gateway asked for is kept.
+    A pause that the gateway asked for comes on top.
     """
 
     attempts: int = field(default=10, validator=validators.ge(1))

@@ -66,7 +66,8 @@ class Gateway:
                 raise error_from(reply)
             task = task_from(reply)
         except ServiceError as error:
-            error.charged = "unknown"
+            if error.retryable:  # it may have failed after the task was made
+                error.charged = "unknown"
             raise
         if task.replayed:
             log.info("task %s was already made by an earlier try; nothing is paid twice", task.id)

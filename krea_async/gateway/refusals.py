@@ -64,6 +64,8 @@ def error_from(reply: Reply, *, task_id: str | None = None) -> KreaError:  # noq
         return AccessDeniedError(f"access was refused: {message}", **facts)
     if reply.status == 404 and task_id is not None:
         return TaskNotFoundError(f"the gateway does not know this task: {message}", **facts)
+    if reply.status == 404:
+        return ServiceError(f"there is no such route here; check the base URL: {message}", retryable=False, **facts)
     if reply.status == 429:
         pause_s = retry_after_s(reply.headers, message)
         return RateLimitedError(f"the gateway asked us to slow down: {message}", retry_after_s=pause_s, **facts)

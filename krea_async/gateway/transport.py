@@ -38,14 +38,12 @@ class Transport:
         self._http = http
         self._api_key = api_key
         self._base_url = base_url.rstrip("/")
-        self.exchanges = 0
 
     async def exchange(self, method: str, path: str, *, body: bytes | None = None, key: str | None = None) -> Reply:
         """Send one request, read the whole reply, whatever its status. `path` is quoted; `key`: the idempotency key.
 
         Raises ServiceError; its `charged` is "no" when the request cannot have reached the gateway, else "unknown".
         """
-        self.exchanges += 1
         headers = {"Idempotency-Key": key} if key else None
         url = URL(self._base_url + path, encoded=True)
         with translated(ServiceError, unsent="no", sent="unknown"):

@@ -77,6 +77,8 @@ async def to_its_end(work: Awaitable[T]) -> T:
     except asyncio.CancelledError:
         with anyio.CancelScope(shield=True):
             await asyncio.wait([running])
+        if not running.cancelled():
+            running.exception()  # seen: nobody else will ask for it
         raise
 
 

@@ -21,6 +21,9 @@ from krea_async.storage.disk import disk_errors, in_thread, make_directory
 
 MANIFEST_NAME: Final = "manifest.jsonl"
 
+GATHER_S: Final = 0.2
+"""How long a line waits for company before it is written; a visit to the disk costs more than a line."""
+
 
 class Manifest:
     """The manifest of one batch: rows are added at any time, and `write` brings them to disk."""
@@ -41,6 +44,7 @@ class Manifest:
         """Append what is added, as it is added, until cancelled. Raises DownloadError when the disk cannot take it."""
         while True:
             await self._changed.wait()
+            await asyncio.sleep(GATHER_S)
             self._changed.clear()
             await self.flush()
 

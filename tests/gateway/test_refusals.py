@@ -39,7 +39,7 @@ def reply(status: int, body: object = None, **headers: str) -> Reply:
         (401, AuthenticationError, False),
         (402, InsufficientCreditsError, False),
         (403, AccessDeniedError, False),
-        (404, InvalidRequestError, False),
+        (404, ServiceError, False),
         (405, InvalidRequestError, False),
         (408, ServiceError, True),
         (409, InvalidRequestError, False),

@@ -26,6 +26,7 @@ class Poller:
         self._gateway = gateway
         self._scheduler = scheduler
         self._reading = 0
+        self._left_behind: Callable[[str], KreaError] | None = None
         self._wake_s = -math.inf
         self._woken = asyncio.Event()
         self._read_done = asyncio.Event()
@@ -33,6 +34,8 @@ class Poller:
     def follow(self, followed: Followed) -> None:
         """Have a task's outcome found out."""
         self._scheduler.follow(followed, self._now())
+        if self._left_behind is not None:  # accepted after the end: nobody will read it any more
+            self._scheduler.end_all(self._left_behind)
         if self._scheduler.next_read_s() < self._wake_s:
             self._woken.set()
 
@@ -54,6 +57,7 @@ class Poller:
 
     def end(self, reason: Callable[[str], KreaError]) -> None:
         """Follow nothing any more; each task's outcome is `reason(task_id)`."""
+        self._left_behind = reason
         self._scheduler.end_all(reason)
 
     async def run(self) -> None:
