@@ -1,6 +1,6 @@
-"""The floor: the least that a client of this API can do. One POST, batched reads, one GET per picture; no error handled.
+"""The floor: the least that a client of this API can do. One POST, batched reads, one GET per picture, no care taken.
 
-Nobody should use it. It is what `krea_async` is measured against: the cost of the work itself, without any care.
+No error is handled, so nobody should use it. It is what `krea_async` is measured against: the cost of the work itself.
 """
 
 import asyncio

@@ -188,6 +188,8 @@ class Batch(anyio.AsyncContextManagerMixin):
         self._manifest.add(image)
         self._results.put_nowait(image)
         self._in_flight -= 1
+        if self._pipeline.submitter.stopped_by(self._stop) is not None:
+            self._feeding.cancel()  # the list may be waiting for its next prompt
         self._end_if_done()
 
     async def _render(self, index: int, prompt: Prompt) -> GeneratedImage:

@@ -129,7 +129,8 @@ class Scheduler:
 
     def not_read(self, asked: Iterable[str], error: KreaError, now: float) -> None:
         """A read failed as a whole: everybody waits longer, and only a task's deadline ends it."""
-        self._failures += 1
+        if now >= self._hold_until_s:  # reads that fail at the same time are one failure
+            self._failures += 1
         wait_s = self._hold(error, self._failures, now)
         log.log(
             logging.WARNING if self._failures == 1 else logging.INFO,
