@@ -17,7 +17,7 @@ from collections.abc import (
     Iterable,
     Mapping,
 )
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -161,18 +161,18 @@ class Batch(anyio.AsyncContextManagerMixin):
         )
 
     async def _feed(self, rows: TaskGroup) -> None:
+        index = 0
         try:
             with self._feeding:
-                prompts = _as_async(self._prompts)
-                index = 0
-                while True:
-                    await self._places.acquire()
-                    if self._pipeline.submitter.stopped_by(self._stop) is not None:
-                        break
-                    prompt = await anext(prompts)
-                    self._in_flight += 1
-                    rows.start_soon(self._row, index, prompt)
-                    index += 1
+                async with aclosing(_as_async(self._prompts)) as prompts:
+                    while True:
+                        await self._places.acquire()
+                        if self._pipeline.submitter.stopped_by(self._stop) is not None:
+                            break
+                        prompt = await anext(prompts)
+                        self._in_flight += 1
+                        rows.start_soon(self._row, index, prompt)
+                        index += 1
         except StopAsyncIteration:
             pass
         except Exception as error:  # noqa: BLE001 - the caller's own iterable; raised to its reader at the end

@@ -220,9 +220,7 @@ class Job:
             yield
         except asyncio.CancelledError:
             if self._pipeline.poller.forget(self._followed):
-                log.warning(
-                    "task %s is paid for and goes on without us; session.attach(%r) follows it up", *[self.task_id] * 2
-                )
+                log.warning("task %s is paid for and goes on without us; session.attach follows it up", self.task_id)
                 self._end(_left_behind(self.task_id))
             raise
 

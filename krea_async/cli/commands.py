@@ -68,14 +68,20 @@ def krea_async(verbose: int) -> None:
 
 @krea_async.command()
 @click.argument("prompts", metavar="PROMPTS")
-@click.option(
-    "-o", "--out", type=click.Path(path_type=Path), default=Path("renders"), show_default=True, help="Directory."
-)
+@click.argument("directory", metavar="[DIRECTORY]", type=click.Path(path_type=Path), required=False)
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="The same as DIRECTORY.  [default: renders]")
 @click.option("--format", "form", type=click.Choice(["txt", "jsonl", "csv", "tsv"]), help="Instead of the extension's.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON report instead of the pictures' paths.")
 @session_options
-def render(prompts: str, out: Path, form: Any, as_json: bool, **session: Any) -> None:  # noqa: ANN401
-    """Make a picture of every row of PROMPTS, a .txt, .jsonl, .csv or .tsv file, or - for standard input.
+def render(
+    prompts: str,
+    directory: Path | None,
+    out: Path | None,
+    form: Any,  # noqa: ANN401 - one of the choices
+    as_json: bool,
+    **session: Any,  # noqa: ANN401
+) -> None:
+    """Make a picture of every row of PROMPTS, a .txt, .jsonl, .csv or .tsv file or - for standard input, in DIRECTORY.
 
     .txt has one prompt per line, # starts a comment. The others have the fields prompt, size, quality, seed,
     nsfw_check, callback_url and id. The whole list is checked before the first picture is paid for; every bad
@@ -83,6 +89,9 @@ def render(prompts: str, out: Path, form: Any, as_json: bool, **session: Any) ->
 
     Ctrl-C stops submitting and finishes what is paid for; a second one stops at once.
     """
+    if directory is not None and out is not None:
+        raise click.UsageError("name the directory once: as DIRECTORY or with --out")
+    target = directory or out or Path("renders")
 
     async def run() -> int:
         with PromptList.open(prompts, format=form) as rows:
@@ -91,7 +100,7 @@ def render(prompts: str, out: Path, form: Any, as_json: bool, **session: Any) ->
             price = f"{rows.credits:.2f} credits, ${rows.usd:.2f} by the price list"
             print(f"{rows.rows} rows, {price}", file=sys.stderr)
             async with _session(session) as opened:
-                return await run_batch(opened, rows, out, rows=rows.rows, as_json=as_json)
+                return await run_batch(opened, rows, target, rows=rows.rows, as_json=as_json)
 
     _run(run)
 
