@@ -106,9 +106,9 @@ def _check_quality(_: object, attribute: "Attribute[Quality]", value: object) ->
 
 
 def _check_seed(_: object, attribute: "Attribute[int | None]", value: object) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if value is not None and not (whole and 0 <= value <= MAX_SEED):  # type: ignore[operator]
-        raise _refuse(attribute, value, f"a whole number from 0 to {MAX_SEED}")
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_SEED):
+        return
+    raise _refuse(attribute, value, f"a whole number from 0 to {MAX_SEED}")
 
 
 def _check_flag(_: object, attribute: "Attribute[bool]", value: object) -> None:
