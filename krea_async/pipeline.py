@@ -93,7 +93,16 @@ class Job:
     `request` is None for a task that was submitted elsewhere.
     """
 
-    __slots__ = ("_ended_s", "_followed", "_outcome", "_pipeline", "_queued_s", "_reserved_credits", "request")
+    __slots__ = (
+        "_ended",
+        "_ended_s",
+        "_followed",
+        "_outcome",
+        "_pipeline",
+        "_queued_s",
+        "_reserved_credits",
+        "request",
+    )
 
     def __init__(
         self,
@@ -109,7 +118,8 @@ class Job:
         self._queued_s = queued_s
         self._ended_s = now
         self._reserved_credits = None if task is None else task.credits_reserved
-        self._outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._ended = asyncio.Event()
+        self._outcome: Outcome | None = None
         self._followed = Followed(
             task_id=task_id,
             submitted_s=now,
@@ -152,7 +162,8 @@ class Job:
         Raises TaskFailedError (ContentPolicyError), TaskTimeoutError, TaskNotFoundError, ServiceError when replies stay
         unreadable, SessionClosedError when the session ends before the task does. Cancelling ends the waiting only.
         """
-        outcome = await asyncio.shield(self._outcome)
+        while (outcome := self._outcome) is None:
+            await self._ended.wait()
         if isinstance(outcome, KreaError):
             raise outcome
         if outcome.status != "completed":
@@ -227,7 +238,7 @@ class Job:
     @property
     def timings(self) -> Timings:
         """Where the time went so far."""
-        if not self._outcome.done():
+        if self._outcome is None:
             return Timings(queued_s=self._queued_s, generating_s=_now() - self._followed.submitted_s)
         return Timings(
             queued_s=self._queued_s,
@@ -239,7 +250,8 @@ class Job:
         self._ended_s = _now()
         if self.request is not None:
             self._pipeline.submitter.finished()
-        self._outcome.set_result(outcome)
+        self._outcome = outcome
+        self._ended.set()
 
 
 _SEPARATORS: Final = tuple(filter(None, (os.sep, os.altsep)))

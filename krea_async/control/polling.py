@@ -15,9 +15,9 @@ class PollPolicy:
     in its request. ahead_s: tasks due this much later are read along.
     """
 
-    first_s: float = field(default=1.0, validator=validators.ge(0))
+    first_s: float = field(default=2.0, validator=validators.ge(0))
     share: float = field(default=0.2, validator=validators.ge(0))
-    min_s: float = field(default=1.0, validator=validators.gt(0))
+    min_s: float = field(default=1.5, validator=validators.gt(0))
     max_s: float = field(default=15.0, validator=validators.gt(0))
     jitter: float = field(default=0.1, validator=[validators.ge(0), validators.lt(1)])
     window_s: float = field(default=0.2, validator=validators.ge(0))

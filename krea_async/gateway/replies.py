@@ -155,7 +155,7 @@ def _task(reply: Reply, value: Any, *, replayed: bool = False) -> Task:  # noqa:
         id=task_id,
         status=status,
         progress=_percent(value.get("progress")),
-        results=_links(value.get("results"), wanted=status == "completed"),
+        results=_links(value.get("results")) if status == "completed" else (),
         error=_task_error(reply, value["error"]) if value.get("error") and status != "completed" else None,
         created=None if created is None else int(created),
         estimated_time_s=_number(info.get("estimated_time")),
@@ -177,9 +177,7 @@ def _summary(value: dict[str, Any]) -> TaskSummary:
     )
 
 
-def _links(value: Any, *, wanted: bool) -> tuple[str, ...]:  # noqa: ANN401
-    if not wanted:
-        return ()
+def _links(value: Any) -> tuple[str, ...]:  # noqa: ANN401
     if (
         not isinstance(value, list)
         or not value

@@ -5,11 +5,11 @@ import errno
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import anyio
+from attrs import define, field
 
 from krea_async.errors import Charged, DownloadError
 
@@ -18,6 +18,8 @@ DISK_ERROR: Final = "disk_error"
 
 MAX_TURNS: Final = 4
 VISITS_A_TURN: Final = 16
+GATHER_S: Final = 0.01
+"""How long the first visit waits for company: waking a thread costs more than a small visit."""
 
 T = TypeVar("T")
 
@@ -27,22 +29,49 @@ async def in_thread(work: Callable[[], T]) -> T:
     return await to_its_end(asyncio.get_running_loop().run_in_executor(None, work))
 
 
-class DiskQueue:
-    """Visits to the disk, several to a thread's turn: under load, a turn of its own would cost more than the visit.
+@define(eq=False)
+class _Visit:
+    """One piece of work for the disk, and what came of it."""
 
-    One thread at a time while it keeps up, more when visits pile up because the disk is slow.
+    work: Callable[[], Any]
+    ended: asyncio.Event = field(factory=asyncio.Event)
+    result: Any = None
+    error: BaseException | None = None
+
+
+class DiskQueue:
+    """Visits to the disk, several to a thread's turn: a turn of its own would cost more than the visit.
+
+    The first visit waits a moment for company. One thread at a time while it keeps up, more when visits pile up
+    because the disk is slow.
     """
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+        self._waiting: list[_Visit] = []
+        self._gathering: asyncio.TimerHandle | None = None
         self._turns = 0
 
     async def visit(self, work: Callable[[], T]) -> T:
-        """What `work` returns, run in a thread."""
-        visit = asyncio.get_running_loop().create_future()
-        self._waiting.append((work, visit))
+        """What `work` returns, run in a thread. When cancelled, its end is waited for first."""
+        visit = _Visit(work)
+        self._waiting.append(visit)
+        if self._turns == 0 and self._gathering is None:
+            self._gathering = asyncio.get_running_loop().call_later(GATHER_S, self._gathered)
+        elif self._turns:
+            self._take_turns()
+        try:
+            await visit.ended.wait()
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True):
+                await visit.ended.wait()
+            raise
+        if visit.error is not None:
+            raise visit.error
+        return cast("T", visit.result)
+
+    def _gathered(self) -> None:
+        self._gathering = None
         self._take_turns()
-        return cast("T", await to_its_end(visit))
 
     def _take_turns(self) -> None:
         while self._waiting and self._turns < min(MAX_TURNS, 1 + len(self._waiting) // VISITS_A_TURN):
@@ -51,22 +80,20 @@ class DiskQueue:
             turn = asyncio.get_running_loop().run_in_executor(None, _work_off, visits)
             turn.add_done_callback(self._turn_ended)
 
-    def _turn_ended(self, turn: "asyncio.Future[list[Callable[[], None]]]") -> None:
+    def _turn_ended(self, turn: "asyncio.Future[list[_Visit]]") -> None:
         self._turns -= 1
-        for deliver in turn.result():
-            deliver()
+        for visit in turn.result():
+            visit.ended.set()
         self._take_turns()
 
 
-def _work_off(visits: list[tuple[Callable[[], Any], "asyncio.Future[Any]"]]) -> list[Callable[[], None]]:
-    """Do the work of each visit; returns how to deliver what came of it, which only the event loop's thread may do."""
-    outcomes: list[Callable[[], None]] = []
-    for work, visit in visits:
+def _work_off(visits: list[_Visit]) -> list[_Visit]:
+    for visit in visits:
         try:
-            outcomes.append(partial(visit.set_result, work()))
+            visit.result = visit.work()
         except BaseException as error:  # noqa: BLE001 - raised to whoever waits for this visit
-            outcomes.append(partial(visit.set_exception, error))
-    return outcomes
+            visit.error = error
+    return visits
 
 
 async def to_its_end(work: Awaitable[T]) -> T:

@@ -21,7 +21,7 @@ from krea_async.storage.disk import disk_errors, in_thread, make_directory
 
 MANIFEST_NAME: Final = "manifest.jsonl"
 
-GATHER_S: Final = 0.2
+GATHER_S: Final = 1.0
 """How long a line waits for company before it is written; a visit to the disk costs more than a line."""
 
 

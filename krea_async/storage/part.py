@@ -73,6 +73,7 @@ class Part:
     async def add(self, chunk: bytes) -> None:
         """Take the next bytes in. Now and then this writes what is gathered to disk."""
         self._gathered.append(chunk)
+        self._sha256.update(chunk)  # while the processor still has it at hand
         self.size_bytes += len(chunk)
         if self.size_bytes - self._written_bytes >= WRITE_BYTES:
             await to_its_end(self._write_out())
@@ -95,8 +96,6 @@ class Part:
             await self._disk.visit(lambda: self._make(b""))
         async with aiofiles.open(self.path, "ab" if self._written_bytes else "wb") as file:
             await file.writelines(self._gathered)
-        for chunk in self._gathered:
-            self._sha256.update(chunk)
         self._written_bytes = self.size_bytes
         self._gathered = []
 
@@ -112,7 +111,6 @@ class Part:
         else:  # all of it is here: checked before it costs a visit to the disk
             picture = inspect(BytesIO(data), size_bytes=self.size_bytes)
             self._make(data, sync=sync)
-        self._sha256.update(data)
         free = dropwhile(lambda stem: stem != self._stem, alternatives(target.stem, target.index))
         names = (self.path.with_name(f"{stem}.{picture.extension}") for stem in free)
         path = next(path for path in names if _renamed(self.path, path))
