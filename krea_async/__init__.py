@@ -2,7 +2,10 @@
 
 from krea_async._version import __version__
 from krea_async.batch import Batch, BatchProgress
+from krea_async.batch_policy import BatchPolicy
+from krea_async.control.backlog import BacklogPolicy
 from krea_async.control.backoff import RetryPolicy
+from krea_async.control.breaker import BreakerPolicy
 from krea_async.control.pace import PausePolicy
 from krea_async.control.polling import PollPolicy
 from krea_async.errors import (
@@ -31,6 +34,7 @@ from krea_async.prompts import PromptList, RowProblem
 from krea_async.results import BatchReport, GeneratedImage, Timings, UnknownOutcome
 from krea_async.session import KreaSession
 from krea_async.storage.download import DownloadPolicy
+from krea_async.storage.journal import JournalPolicy
 
 __all__ = [
     "KreaSession",
@@ -52,6 +56,10 @@ __all__ = [
     "PollPolicy",
     "TimeoutPolicy",
     "DownloadPolicy",
+    "BatchPolicy",
+    "JournalPolicy",
+    "BreakerPolicy",
+    "BacklogPolicy",
     "KreaError",
     "InvalidRequestError",
     "AuthenticationError",

@@ -1,23 +1,14 @@
 """Many prompts in, results out as they finish, in memory that follows the concurrency and not the list.
 
 A place is taken before the next prompt is pulled, and given back when the reader has taken the row's result; so a slow
-reader slows the submissions, and nothing waits in a queue that grows. Failures are values: only an error of the prompt
-list itself, or a bug, ends the iteration.
+reader slows the submissions, and nothing waits in a queue that grows. What earlier runs left in the directory comes
+first. Failures are values: only an error of the prompt list itself, or a bug, ends the iteration.
 """
 
 import asyncio
 import logging
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Generator,
-    Iterable,
-    Mapping,
-)
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -25,27 +16,25 @@ import anyio
 from anyio.abc import TaskGroup
 from attrs import frozen
 
-from krea_async.errors import DownloadError, InvalidRequestError, KreaError, ServiceError
-from krea_async.models import ImageRequest
-from krea_async.pipeline import Job, Pipeline
-from krea_async.results import BatchReport, GeneratedImage, Tally, Timings
+from krea_async.batch_policy import BatchPolicy
+from krea_async.books import Books, Entry, open_books
+from krea_async.errors import DownloadError, JournalError, KreaError, ServiceError
+from krea_async.feed import Prompts, left_under_way, rows_of
+from krea_async.gate import Gate
+from krea_async.pipeline import Pipeline
+from krea_async.results import BatchReport, GeneratedImage, Tally
+from krea_async.row import RowRunner
 from krea_async.storage.disk import DISK_ERROR
-from krea_async.storage.manifest import Manifest, open_manifest
-from krea_async.storage.names import file_stem
-from krea_async.storage.part import Target
-from krea_async.submission import NotSubmittedError, Stop
+from krea_async.submission import Stop
 from krea_async.tasks import task_group
 
 log = logging.getLogger(__name__)
 
-Prompt = str | ImageRequest | Mapping[str, Any] | InvalidRequestError
-"""A row of a prompt list; one that could not be read is its own error, and fails alone."""
-
-Prompts = Iterable[Prompt] | AsyncIterable[Prompt]
-
-
 UNSERVED_TO_STOP: Final = 16
 """Rows in a row that the service was not there for, after which the batch stops."""
+
+BALANCE_WITHIN_S: Final = 5.0
+"""How long the balance is waited for; the books can do without."""
 
 
 @frozen(kw_only=True)
@@ -65,19 +54,38 @@ class BatchProgress:
 class Batch(anyio.AsyncContextManagerMixin):
     """A batch being rendered: `async with` it and iterate over the results, or await it for the report alone.
 
-    Leaving the block before the end stops it as `stop` does; an exception cancels it. A batch runs once.
+    Leaving the block before the end stops it as `stop` does. Cancelling it stops it too, and what is in flight is still
+    saved within the policy's `drain_s`; another exception ends it at once. What is left, a later batch in the same
+    directory takes up. A batch runs once.
     """
 
-    def __init__(self, pipeline: Pipeline, prompts: Prompts, directory: Path, *, concurrency: int) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        prompts: Prompts | None,
+        directory: Path,
+        *,
+        concurrency: int,
+        max_credits: float | None,
+        max_usd: float | None,
+        policy: BatchPolicy,
+    ) -> None:
+        """`prompts` None: every row that the directory's journal knows."""
         self._pipeline = pipeline
         self._prompts = prompts
         self._directory = directory
+        self._caps = max_credits, max_usd
+        self._policy = policy
         self._places = asyncio.Semaphore(concurrency)
         self._results: asyncio.Queue[GeneratedImage | None] = asyncio.Queue()
         self._tally = Tally()
-        self._manifest: Manifest
+        self._books: Books
+        self._gate: Gate
+        self._runner: RowRunner
         self._stop = Stop()
         self._feeding = anyio.CancelScope()
+        self._working = anyio.CancelScope(shield=True)
+        self._worked = asyncio.Event()
         self._fed = False
         self._in_flight = 0
         self._unserved = 0
@@ -103,22 +111,69 @@ class Batch(anyio.AsyncContextManagerMixin):
         with self._pipeline.lifetime.operation():
             self._started_s = _now()
             self._calls_before = self._pipeline.calls()
+            ended = False
             try:
-                async with open_manifest(self._directory) as self._manifest:
-                    try:
-                        async with task_group() as books:
-                            books.start_soon(self._keep_books, self._manifest.write)
-                            async with task_group() as rows:
-                                rows.start_soon(self._feed, rows)
-                                yield self
-                                if self._in_flight or not self._fed:
-                                    self.stop()
-                            books.cancel_scope.cancel()
-                    finally:
-                        await self._keep_books(self._manifest.flush)
+                async with open_books(self._directory, self._policy) as books:
+                    await self._prepare(books)
+                    async with task_group() as work:
+                        work.start_soon(self._work)
+                        async with self._draining():
+                            yield self
+                    ended = True
+                    self._tally.balance_after = await self._balance()
+                    books.run_ended(self._tally.balance_after, self._pipeline.submitter.stopped_by(self._stop))
+            except (JournalError, DownloadError) as error:
+                if not ended:
+                    raise
+                self.stop(error)
             finally:
                 self._ended_s = _now()
                 self._final = self.report
+
+    async def _prepare(self, books: Books) -> None:
+        self._books = books
+        self._gate = Gate(books.budget(*self._caps), self._policy)
+        self._runner = RowRunner(self._pipeline, books, self._gate, self._stop, dedupe=self._policy.dedupe)
+        self._tally.maybe_twice = books.maybe_twice
+        self._tally.balance_before = await self._balance()
+        books.run_begun(self._tally.balance_before)
+
+    async def _balance(self) -> float | None:
+        """The account's credits; None if nobody wants to know, or the gateway does not say."""
+        if not self._policy.read_balance:
+            return None
+        with anyio.move_on_after(BALANCE_WITHIN_S), suppress(KreaError):
+            return (await self._pipeline.gateway.credits()).remaining
+        return None
+
+    @asynccontextmanager
+    async def _draining(self) -> AsyncGenerator[None]:
+        try:
+            yield
+            if self._in_flight or not self._fed:
+                self.stop()
+            await self._worked.wait()
+        except asyncio.CancelledError:
+            self.stop(KreaError("the batch was cancelled before this row was submitted", retryable=True))
+            with anyio.move_on_after(self._policy.drain_s, shield=True):
+                await self._worked.wait()
+            raise
+        finally:
+            self._working.cancel()
+
+    async def _work(self) -> None:
+        """Everything that runs. Shielded: a cancellation of the batch must not reach rows that are paid for."""
+        with self._working:
+            async with task_group() as books:
+                books.start_soon(self._keep_books, self._books.journal.run)
+                books.start_soon(self._keep_books, self._books.manifest.write)
+                async with task_group() as rows:
+                    rows.start_soon(self._feed, rows)
+                books.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await self._keep_books(self._books.manifest.flush)
+            await self._keep_books(self._books.journal.flush)
+        self._worked.set()
 
     def __aiter__(self) -> AsyncIterator[GeneratedImage]:
         return self
@@ -133,11 +188,16 @@ class Batch(anyio.AsyncContextManagerMixin):
         self._places.release()
         return image
 
-    def stop(self, reason: KreaError | None = None) -> None:
-        """Submit nothing more. What was submitted is finished and saved; rows that still waited are skipped."""
+    def stop(self, reason: KreaError | None = None, *, drain_s: float | None = None) -> None:
+        """Submit nothing more. What was submitted is finished and saved; rows that still waited are skipped.
+
+        drain_s: after so many seconds what is still in flight is left to a later run; None: never.
+        """
         reason = reason or KreaError("the batch was stopped before this row was submitted", retryable=True)
         self._pipeline.submitter.stop(reason, self._stop)
         self._feeding.cancel()
+        if drain_s is not None:
+            asyncio.get_running_loop().call_later(drain_s, self._working.cancel)
 
     @property
     def progress(self) -> BatchProgress:
@@ -161,63 +221,89 @@ class Batch(anyio.AsyncContextManagerMixin):
         )
 
     async def _feed(self, rows: TaskGroup) -> None:
-        index = 0
         try:
             with self._feeding:
-                async with aclosing(_as_async(self._prompts)) as prompts:
+                await self._feed_left(rows)
+                async with aclosing(rows_of(self._prompts, self._books)) as entries:
                     while True:
                         await self._places.acquire()
                         if self._pipeline.submitter.stopped_by(self._stop) is not None:
                             break
-                        prompt = await anext(prompts)
+                        entry = await anext(entries)
                         self._in_flight += 1
-                        rows.start_soon(self._row, index, prompt)
-                        index += 1
+                        if isinstance(entry, Entry):
+                            await self._begin(rows, entry)
+                        else:
+                            self._books.noted(entry)
+                            self._deliver(entry)
         except StopAsyncIteration:
             pass
         except Exception as error:  # noqa: BLE001 - the caller's own iterable; raised to its reader at the end
-            log.warning("the prompt list failed after %d rows: %r; they are finished", index, error)
+            log.warning("the prompt list failed: %r; the rows before it are finished", error)
             self._list_error = error
         self._fed = True
         self._end_if_done()
 
-    async def _row(self, index: int, prompt: Prompt) -> None:
-        image = await self._render(index, prompt)
+    async def _feed_left(self, rows: TaskGroup) -> None:
+        """What earlier runs left comes first; what is finished is fetched before anything new is ordered."""
+        left = await left_under_way(self._books, self._pipeline)
+        for entry in left:
+            self._gate.adopt(entry)
+        for entry in left:
+            await self._places.acquire()
+            self._in_flight += 1
+            rows.start_soon(self._row, entry)
+        await self._gate.fetched()
+
+    async def _begin(self, rows: TaskGroup, entry: Entry) -> None:
+        try:
+            if not entry.is_paid and not self._runner.waits_for_twin(entry):
+                await self._gate.admit(entry)
+        except KreaError as error:
+            self.stop(error)
+            self._deliver(self._runner.skipped(entry, error))
+        except asyncio.CancelledError:
+            reason = self._pipeline.submitter.stopped_by(self._stop)
+            self._deliver(self._runner.left(entry) if reason is None else self._runner.skipped(entry, reason))
+            raise
+        else:
+            rows.start_soon(self._row, entry)
+
+    async def _row(self, entry: Entry) -> None:
+        try:
+            image = await self._runner.run(entry)
+        except asyncio.CancelledError:
+            image = self._runner.left(entry)
+            with suppress(JournalError):
+                self._note(entry, image)
+            self._deliver(image)
+            raise
+        try:
+            self._note(entry, image)
+            await self._books.journal.durable()
+        except JournalError as error:
+            self.stop(error)
+        finally:
+            self._deliver(image)
+
+    def _note(self, entry: Entry, image: GeneratedImage) -> None:
+        """Tell everybody who decides on what comes next. Raises JournalError."""
+        reason = self._gate.ended(entry, image)
+        if image.error is not None and image.error.code == DISK_ERROR:
+            reason = image.error
+        if reason is not None:
+            self.stop(reason)
         self._note_service(image)
+        self._books.ended(entry, image)
+
+    def _deliver(self, image: GeneratedImage) -> None:
+        self._runner.ended(image)
         self._tally.add(image)
-        self._manifest.add(image)
         self._results.put_nowait(image)
         self._in_flight -= 1
         if self._pipeline.submitter.stopped_by(self._stop) is not None:
             self._feeding.cancel()  # the list may be waiting for its next prompt
         self._end_if_done()
-
-    async def _render(self, index: int, prompt: Prompt) -> GeneratedImage:
-        request: ImageRequest | None = None
-        job: Job | None = None
-        try:
-            request = ImageRequest.of(prompt)
-            job = await self._pipeline.submit(request, stop=self._stop)
-            target = Target(
-                directory=self._directory, stem=file_stem(index, request), index=index if request.id else None
-            )
-            with job.given_up_if_cancelled():
-                return await job.save_as(target, index=index)
-        except NotSubmittedError as stopped:
-            return GeneratedImage(index=index, request=request, status="skipped", error=stopped.reason)
-        except KreaError as error:
-            log.info("row %d failed: %s", index, error)
-            if error.code == DISK_ERROR:
-                self.stop(error)
-            return GeneratedImage(
-                index=index,
-                request=request,
-                status="failed",
-                task_id=job.task_id if job is not None else None,
-                credits=job.price_credits if job is not None and error.charged == "yes" else 0.0,
-                error=error,
-                timings=job.timings if job is not None else Timings(),
-            )
 
     def _note_service(self, image: GeneratedImage) -> None:
         """Stop when row after row, each after all its tries, found nobody who answers: the rest would fail alike."""
@@ -235,7 +321,7 @@ class Batch(anyio.AsyncContextManagerMixin):
     async def _keep_books(self, write: Callable[[], Awaitable[None]]) -> None:
         try:
             await write()
-        except DownloadError as error:
+        except (DownloadError, JournalError) as error:
             self.stop(error)
 
     def _calls(self) -> dict[str, int]:
@@ -246,15 +332,6 @@ class Batch(anyio.AsyncContextManagerMixin):
         if self._started_s is None:
             return 0.0
         return (_now() if self._ended_s is None else self._ended_s) - self._started_s
-
-
-async def _as_async(prompts: Prompts) -> AsyncGenerator[Prompt]:
-    if isinstance(prompts, AsyncIterable):
-        async for prompt in prompts:
-            yield prompt
-    else:
-        for prompt in prompts:
-            yield prompt
 
 
 def _now() -> float:

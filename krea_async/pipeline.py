@@ -3,14 +3,14 @@
 import asyncio
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Final
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from krea_async.control.backoff import RetryPolicy
 from krea_async.errors import ImageExpiredError, KreaError, ServiceError, SessionClosedError, TaskNotFoundError
@@ -48,11 +48,27 @@ class Pipeline:
     rng: Random
     keys: Iterator[str] = field(factory=idempotency_keys)
 
-    async def submit(self, request: ImageRequest, *, stop: Stop | None = None) -> "Job":
-        """Have the gateway accept `request`. Raises what `Submitter.submit` raises."""
+    async def submit(
+        self,
+        request: ImageRequest,
+        *,
+        key: str | None = None,
+        stop: Stop | None = None,
+        maybe_paid: bool = False,
+        before: Callable[[], Awaitable[None]] | None = None,
+        accepted: Callable[[Task, bool], Awaitable[None]] | None = None,
+    ) -> "Job":
+        """Have the gateway accept `request`, under a new key if none is given. The rest: see `Submitter.submit`."""
         started_s = _now()
-        task = await self.submitter.submit(request, key=next(self.keys), stop=stop)
-        return Job(self, task.id, request=request, task=task, queued_s=_now() - started_s)
+        task = await self.submitter.submit(
+            request, key=key or next(self.keys), stop=stop, maybe_paid=maybe_paid, before=before, accepted=accepted
+        )
+        return Job(self, task.id, request=request, task=task, queued_s=_now() - started_s, holds_place=True)
+
+    def resume(self, task_id: str, request: ImageRequest, task: Task | None) -> "Job":
+        """Follow a task of an earlier run, which counts among the unfinished. `task`: what was read of it just now."""
+        self.submitter.adopt()
+        return Job(self, task_id, request=request, task=task, holds_place=True)
 
     def calls(self) -> dict[str, int]:
         """Requests sent so far, by route, and how many submissions were answered 429."""
@@ -97,6 +113,7 @@ class Job:
         "_ended",
         "_ended_s",
         "_followed",
+        "_holds_place",
         "_outcome",
         "_pipeline",
         "_queued_s",
@@ -112,10 +129,12 @@ class Job:
         request: ImageRequest | None = None,
         task: Task | None = None,
         queued_s: float = 0.0,
+        holds_place: bool = False,
     ) -> None:
         now = _now()
         self._pipeline = pipeline
         self._queued_s = queued_s
+        self._holds_place = holds_place
         self._ended_s = now
         self._reserved_credits = None if task is None else task.credits_reserved
         self._ended = asyncio.Event()
@@ -202,7 +221,7 @@ class Job:
 
     async def _fetch(self, link: str, number: int, target: Target) -> SavedPicture:
         if number:
-            target = Target(directory=target.directory, stem=f"{target.stem}_{number + 1}", index=target.index)
+            target = evolve(target, stem=f"{target.stem}_{number + 1}")
         fresh_link = partial(self._pipeline.fresh_link, self.task_id, number)
         return await self._pipeline.downloads.save(link, target, fresh_link=fresh_link)
 
@@ -248,7 +267,7 @@ class Job:
 
     def _end(self, outcome: Outcome) -> None:
         self._ended_s = _now()
-        if self.request is not None:
+        if self._holds_place:
             self._pipeline.submitter.finished()
         self._outcome = outcome
         self._ended.set()

@@ -36,7 +36,8 @@ class GeneratedImage:
     """What came of one request.
 
     index: the row's number in its batch, from 0; None outside a batch. status: "saved"; "failed", and `error` says why;
-    "skipped", when the batch was stopped before the row was submitted. request: None only for a row that was no valid
+    "skipped": without an `error` the picture was there already, from an earlier run; with one the row was not sent, or
+    not followed to its end, and a later run goes on with it. request: None only for a row that was no valid
     request. path: the picture; `paths` are all of them, should a task ever bring more than one; bytes, sha256 (hex),
     width and height (pixels) are those of `path`. url: the link it came from, valid for 24 hours. credits: what the
     gateway charged, or the list price where it did not say.
@@ -81,16 +82,20 @@ class UnknownOutcome:
 class BatchReport:
     """The books of a batch.
 
-    saved, failed, skipped: rows by status. credits, usd: spent. failures: rows by error code (or the
+    saved, failed, skipped: rows by status; already_saved: those of the skipped whose pictures were there already; left:
+    those that a later run has to go on with. credits, usd: spent by this run. failures: rows by error code (or the
     error's class where it has none). examples: the first error of each code. unknown: rows that may have been charged
-    without a picture. other_size: pictures whose pixels are not those asked for. stopped_by: what ended the batch
-    before its list did. calls: requests sent by this session while the batch ran, by route; "rate_limited" counts the
-    429s among them.
+    without a picture. maybe_twice: saved or not, rows that may have been charged twice, because the gateway never
+    showed that it honours idempotency keys. balance_before, balance_after: credits of the account around the run, if
+    they were read. other_size: pictures whose pixels are not those asked for. stopped_by: what ended the batch before
+    its list did. calls: requests sent by this session while the batch ran, by route; "rate_limited" counts the 429s
+    among them.
     """
 
     saved: int = 0
     failed: int = 0
     skipped: int = 0
+    already_saved: int = 0
     credits: float = 0.0
     usd: float = 0.0
     bytes: int = 0
@@ -98,6 +103,9 @@ class BatchReport:
     failures: Mapping[str, int] = field(factory=dict)
     examples: Mapping[str, KreaError] = field(factory=dict)
     unknown: tuple[UnknownOutcome, ...] = ()
+    maybe_twice: tuple[UnknownOutcome, ...] = ()
+    balance_before: float | None = None
+    balance_after: float | None = None
     stopped_by: KreaError | None = None
     wall_s: float = 0.0
     calls: Mapping[str, int] = field(factory=dict)
@@ -108,9 +116,14 @@ class BatchReport:
         return self.saved + self.failed + self.skipped
 
     @property
+    def left(self) -> int:
+        """Rows that a later run has to go on with."""
+        return self.skipped - self.already_saved
+
+    @property
     def ok(self) -> bool:
-        """Whether every row was saved, and nothing ended the batch early."""
-        return self.failed == self.skipped == 0 and self.stopped_by is None
+        """Whether every row is saved, and nothing ended the batch early."""
+        return self.failed == self.left == 0 and self.stopped_by is None
 
 
 def error_code(error: KreaError) -> str:
@@ -122,11 +135,14 @@ class Tally:
     """Adds up a batch as its rows end; memory does not grow with the rows, but for those whose outcome is unknown."""
 
     def __init__(self) -> None:
-        self.saved = self.failed = self.skipped = self.bytes = self.other_size = 0
+        self.saved = self.failed = self.skipped = self.already_saved = self.bytes = self.other_size = 0
         self.credits = self.usd = 0.0
         self._failures: Counter[str] = Counter()
         self._examples: dict[str, KreaError] = {}
         self._unknown: list[UnknownOutcome] = []
+        self.maybe_twice: list[UnknownOutcome] = []
+        self.balance_before: float | None = None
+        self.balance_after: float | None = None
 
     def add(self, image: GeneratedImage) -> None:
         """Count one row."""
@@ -139,17 +155,17 @@ class Tally:
             self.other_size += not image.as_requested
         elif image.status == "skipped":
             self.skipped += 1
+            self.already_saved += image.error is None
         else:
             self.failed += 1
-            self._add_failure(image)
+        if image.error is not None:
+            self._add_error(image, image.error)
 
-    def _add_failure(self, image: GeneratedImage) -> None:
-        error = image.error
-        if error is None:
-            return
-        code = error_code(error)
-        self._failures[code] += 1
-        self._examples.setdefault(code, error)
+    def _add_error(self, image: GeneratedImage, error: KreaError) -> None:
+        if image.status == "failed":
+            code = error_code(error)
+            self._failures[code] += 1
+            self._examples.setdefault(code, error)
         if error.charged != "no":
             self._unknown.append(
                 UnknownOutcome(
@@ -167,6 +183,7 @@ class Tally:
             saved=self.saved,
             failed=self.failed,
             skipped=self.skipped,
+            already_saved=self.already_saved,
             credits=round(self.credits, 6),
             usd=round(self.usd, 6),
             bytes=self.bytes,
@@ -174,6 +191,9 @@ class Tally:
             failures=dict(self._failures.most_common()),
             examples=dict(self._examples),
             unknown=tuple(self._unknown),
+            maybe_twice=tuple(self.maybe_twice),
+            balance_before=self.balance_before,
+            balance_after=self.balance_after,
             stopped_by=stopped_by,
             wall_s=wall_s,
             calls=dict(calls),

@@ -9,11 +9,13 @@ from typing import Any, Self
 
 import anyio
 
-from krea_async.batch import Batch, Prompts
+from krea_async.batch import Batch
+from krea_async.batch_policy import BatchPolicy
 from krea_async.control.backoff import RetryPolicy
 from krea_async.control.pace import Pace, PausePolicy
 from krea_async.control.polling import PollPolicy
 from krea_async.errors import InvalidRequestError, SessionClosedError
+from krea_async.feed import Prompts
 from krea_async.gateway.client import Gateway
 from krea_async.gateway.images import ImageHost, open_image_host
 from krea_async.gateway.retrying import retrying
@@ -153,14 +155,54 @@ class KreaSession(anyio.AsyncContextManagerMixin):
         """Follow a task that was submitted elsewhere, or before a restart. Costs nothing."""
         return Job(self._open(), task_id)
 
-    def render(self, prompts: Prompts, directory: "str | os.PathLike[str]") -> Batch:
+    def render(
+        self,
+        prompts: Prompts,
+        directory: "str | os.PathLike[str]",
+        *,
+        max_credits: float | None = None,
+        max_usd: float | None = None,
+        policy: BatchPolicy | None = None,
+    ) -> Batch:
         """Make a picture of every prompt, into `directory`; see `Batch`. Nothing is sent before it is entered.
 
-        Raises TypeError for a single prompt: as a list it would be one picture a letter.
+        Rows that an earlier run in this directory saved are skipped, and those that it left under way are taken up;
+        nothing is paid twice. max_credits, max_usd: what all runs in the directory together may spend.
+        Raises TypeError for a single prompt: as a list it would be one picture a letter. Entering raises JournalError
+        when the directory's journal is damaged, or in use by another process.
         """
         if isinstance(prompts, str | Mapping | ImageRequest):
             raise TypeError("render() takes a list of prompts; use generate() for one")
-        return Batch(self._open(), prompts, Path(directory), concurrency=self._settings.concurrency)
+        return self._batch(prompts, directory, max_credits, max_usd, policy)
+
+    def resume(
+        self,
+        directory: "str | os.PathLike[str]",
+        *,
+        max_credits: float | None = None,
+        max_usd: float | None = None,
+        policy: BatchPolicy | None = None,
+    ) -> Batch:
+        """Go on with every row that the journal in `directory` knows, without the list that they came from."""
+        return self._batch(None, directory, max_credits, max_usd, policy)
+
+    def _batch(
+        self,
+        prompts: Prompts | None,
+        directory: "str | os.PathLike[str]",
+        max_credits: float | None,
+        max_usd: float | None,
+        policy: BatchPolicy | None,
+    ) -> Batch:
+        return Batch(
+            self._open(),
+            prompts,
+            Path(directory),
+            concurrency=self._settings.concurrency,
+            max_credits=max_credits,
+            max_usd=max_usd,
+            policy=policy or BatchPolicy(),
+        )
 
     async def credits(self) -> Balance:
         """What is left to spend, in credits. Costs nothing, so it also checks the key."""

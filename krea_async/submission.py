@@ -8,6 +8,7 @@ made.
 import asyncio
 import heapq
 import logging
+from collections.abc import Awaitable, Callable
 from copy import copy
 from itertools import count
 from random import Random
@@ -45,7 +46,8 @@ class _Row:
     """A request on its way to a task. In the queue, those that hold a place come first, then the older ones.
 
     turn: done when it may leave. holds_place: it counts among the unfinished: while it is sent, when it was refused and
-    waits at the head, and when its task may exist. maybe_paid: an answer was lost, so its task may exist.
+    waits at the head, and when its task may exist. maybe_paid: an answer was lost, so its task may exist. before: what
+    is to be done before it leaves for the first time.
     """
 
     rank: tuple[bool, int] = field(init=False)
@@ -54,6 +56,7 @@ class _Row:
     turn: "asyncio.Future[float]" = field(eq=False, init=False)
     holds_place: bool = field(default=False, eq=False)
     maybe_paid: bool = field(default=False, eq=False)
+    before: Callable[[], Awaitable[None]] | None = field(default=None, eq=False)
     failures: int = field(default=0, eq=False)
 
 
@@ -84,22 +87,36 @@ class Submitter:
         self._session_stop = Stop()
         self.rate_limited = 0
 
-    async def submit(self, request: ImageRequest, *, key: str, stop: Stop | None = None) -> Task:
+    async def submit(
+        self,
+        request: ImageRequest,
+        *,
+        key: str,
+        stop: Stop | None = None,
+        maybe_paid: bool = False,
+        before: Callable[[], Awaitable[None]] | None = None,
+        accepted: Callable[[Task, bool], Awaitable[None]] | None = None,
+    ) -> Task:
         """Have a task made of `request`. Call `finished` once when it is not unfinished any more.
 
+        maybe_paid: it was sent under this key before, and the answer was lost. before: awaited when it may leave for
+        the first time. accepted: awaited with the task, and whether an answer was lost on the way, before anything else
+        happens to it. What they raise ends the submission.
         Raises NotSubmittedError if submissions were stopped before the request left; else a member of the KreaError
         tree whose `charged` says whether the task may exist all the same.
         """
-        row = _Row(next(self._numbers), stop or self._session_stop)
+        row = _Row(next(self._numbers), stop or self._session_stop, maybe_paid=maybe_paid, before=before)
         try:
             while True:
                 try:
                     task = await self._try(row, request, key)
                 except KreaError as error:
                     await asyncio.sleep(self._backoff_s(row, error))
-                else:
-                    if task is not None:
-                        return task
+                    continue
+                if task is not None:
+                    if accepted is not None:
+                        await accepted(task, row.maybe_paid)
+                    return task
         except BaseException:
             self._give_place_back(row)
             raise
@@ -110,6 +127,9 @@ class Submitter:
         """One try, in its turn. None: the gateway said 429, so the row goes back to the head of the queue."""
         sent_s = await self._turn(row)
         try:
+            if row.before is not None:
+                await row.before()
+                row.before = None
             task = await self._gateway.create(request, key=key)
         except RateLimitedError as error:
             self.rate_limited += 1
@@ -118,7 +138,7 @@ class Submitter:
             return None
         except BaseException as error:
             self._pace.unanswered()
-            if isinstance(error, asyncio.CancelledError):
+            if isinstance(error, asyncio.CancelledError) and row.before is None:
                 log.warning("cancelled while it was being submitted, so it may be paid for: %.60r", request.prompt)
             raise
         else:
@@ -147,8 +167,12 @@ class Submitter:
         self._places_held -= row.holds_place
         row.holds_place = False
 
+    def adopt(self) -> None:
+        """A task of an earlier run counts among the unfinished from now on, until `finished`."""
+        self._places_held += 1
+
     def finished(self) -> None:
-        """A task that `submit` returned is not unfinished any more."""
+        """A task that `submit` returned, or that was adopted, is not unfinished any more."""
         self._places_held -= 1
         self._let_go()
 

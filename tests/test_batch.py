@@ -15,12 +15,14 @@ import pytest
 
 from krea_async import (
     AuthenticationError,
+    BatchPolicy,
     ContentPolicyError,
     DownloadError,
     GeneratedImage,
     ImageRequest,
     InsufficientCreditsError,
     InvalidRequestError,
+    JournalError,
     KreaSession,
     RetryPolicy,
     ServiceError,
@@ -59,7 +61,7 @@ def manifest(directory: Path) -> list[dict[str, Any]]:
 
 
 def pictures(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.iterdir() if path.name != "manifest.jsonl")
+    return sorted(path for path in directory.iterdir() if path.name not in {"manifest.jsonl", "journal.jsonl"})
 
 
 def foxes(count: int, start: int = 0) -> list[str]:
@@ -138,13 +140,14 @@ async def test_prompts_are_texts_requests_and_mappings_from_any_source(
             yield row
 
     async with session_of(sandbox) as session:
-        for source in (rows, iter(rows), (row for row in rows), from_somewhere()):
-            assert (await session.render(source, tmp_path)).saved == 3
+        sources: tuple[Any, ...] = (rows, iter(rows), (row for row in rows), from_somewhere())
+        for number, source in enumerate(sources):
+            assert (await session.render(source, tmp_path / str(number))).saved == 3
     asked = sandbox.ledger.tasks_by_prompt
     assert {prompt: len(tasks) for prompt, tasks in asked.items()} == {"a fox": 4, "a hare": 4, "an owl": 4}
     assert {task.request.seed for task in asked["a hare"]} == {7}
     assert {task.size for task in asked["an owl"]} == {"1:2"}
-    assert len(pictures(tmp_path)) == 12
+    assert [len(pictures(tmp_path / str(number))) for number in range(4)] == [3, 3, 3, 3]
 
 
 async def test_bad_rows_fail_alone_and_cost_nothing(sandbox: Sandbox, session_of: SessionOf, tmp_path: Path) -> None:
@@ -420,10 +423,10 @@ async def test_unknown_and_paid_outcomes_keep_their_task_ids(
 ) -> None:
     sandbox.durations = Durations.fixed(60.0)
     async with session_of(sandbox, task_timeout_s=0.2) as session:
-        late = await session.render(["late"], tmp_path)
+        late = await session.render(["late"], tmp_path / "late")
         sandbox.durations = Durations.instant()
         sandbox.faults = Faults(image_empty=1.0)
-        broken = await session.render(["broken"], tmp_path)
+        broken = await session.render(["broken"], tmp_path / "broken")
     late_id, broken_id = sandbox.ledger.tasks
     assert [(row.task_id, row.charged) for row in late.unknown] == [(late_id, "unknown")]
     assert isinstance(next(iter(late.examples.values())), TaskTimeoutError)
@@ -432,22 +435,14 @@ async def test_unknown_and_paid_outcomes_keep_their_task_ids(
     assert late.calls["create"] == broken.calls["create"] == 1
 
 
-async def test_two_batches_at_once_share_a_directory(sandbox: Sandbox, session_of: SessionOf, tmp_path: Path) -> None:
-    """Same prompts, same names: no picture and no manifest line is lost."""
-    rows = [{"prompt": f"fox {number}", "id": f"fox-{number % 3}"} for number in range(15)]
-    reports = []
-
-    async def render() -> None:
-        reports.append(await session.render(rows, tmp_path))
-
-    async with session_of(sandbox, concurrency=4) as session, anyio.create_task_group() as tasks:
-        tasks.start_soon(render)
-        tasks.start_soon(render)
-    assert [report.saved for report in reports] == [15, 15]
-    assert len(pictures(tmp_path)) == 30
-    lines = manifest(tmp_path)
-    assert len({line["file"] for line in lines}) == len(lines) == 30
-    assert sandbox.ledger.max_unfinished <= 4
+async def test_a_directory_takes_one_batch_at_a_time(sandbox: Sandbox, session_of: SessionOf, tmp_path: Path) -> None:
+    """Two would both find the same rows unsaved, and pay for each of them twice."""
+    async with session_of(sandbox) as session, session.render(foxes(3), tmp_path) as first:
+        with pytest.raises(JournalError, match="in use by another session of this process"):
+            await session.render(foxes(3), tmp_path)
+        assert [image.status async for image in first] == ["saved"] * 3
+        await session.render(["elsewhere"], tmp_path / "other")
+    assert len(sandbox.ledger.tasks) == 4
 
 
 async def test_sixteen_rows_that_no_service_answered_stop_the_batch(
@@ -553,14 +548,14 @@ async def test_a_batch_in_another_task_holds_up_the_exit_and_is_finished(
     assert batch.report.saved == 9
 
 
-async def test_cancelling_a_batch_ends_it_at_once_and_leaves_nothing_half_done(
+async def test_cancelling_a_batch_without_a_drain_ends_it_at_once_and_leaves_nothing_half_done(
     sandbox: Sandbox, session_of: SessionOf, tmp_path: Path
 ) -> None:
     sandbox.durations = Durations.fixed(60.0)
     async with session_of(sandbox) as session:
         with anyio.fail_after(5.0):
             with anyio.move_on_after(0.3) as scope:
-                await session.render(foxes(5), tmp_path)
+                await session.render(foxes(5), tmp_path, policy=BatchPolicy(drain_s=0.0))
             assert scope.cancelled_caught
     assert not pictures(tmp_path)
 

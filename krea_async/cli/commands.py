@@ -14,15 +14,18 @@ import attrs
 import click
 
 from krea_async._version import __version__
+from krea_async.books import plan
+from krea_async.cli.batch_options import BatchOptions, batch_options
 from krea_async.cli.demo import run_demo
 from krea_async.cli.exits import Exit, exit_of_error, exit_of_signal
 from krea_async.cli.progress import StderrHandler
-from krea_async.cli.running import StoppedAtOnceError, run_batch
+from krea_async.cli.running import StoppedAtOnceError
 from krea_async.cli.sandbox import sandbox
-from krea_async.errors import KreaError
+from krea_async.errors import InvalidRequestError, KreaError
 from krea_async.models import QUALITIES, SIZES, ImageRequest
 from krea_async.prompts import PromptList
 from krea_async.session import KreaSession
+from krea_async.storage.history import JOURNAL_NAME
 from krea_async.storage.manifest import manifest_row
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -71,15 +74,20 @@ def krea_async(verbose: int) -> None:
 @click.argument("directory", metavar="[DIRECTORY]", type=click.Path(path_type=Path), required=False)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The same as DIRECTORY.  [default: renders]")
 @click.option("--format", "form", type=click.Choice(["txt", "jsonl", "csv", "tsv"]), help="Instead of the extension's.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON report instead of the pictures' paths.")
+@click.option(
+    "--ask-above", type=click.FloatRange(0), default=1.0, show_default=True, help="Dollars; on a terminal, ask first."
+)
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@batch_options
 @session_options
-def render(
+def render(  # noqa: PLR0917 - click calls it by name
     prompts: str,
     directory: Path | None,
     out: Path | None,
     form: Any,  # noqa: ANN401 - one of the choices
-    as_json: bool,
-    **session: Any,  # noqa: ANN401
+    ask_above: float,
+    yes: bool,
+    **options: Any,  # noqa: ANN401
 ) -> None:
     """Make a picture of every row of PROMPTS, a .txt, .jsonl, .csv or .tsv file or - for standard input, in DIRECTORY.
 
@@ -87,11 +95,15 @@ def render(
     nsfw_check, callback_url and id. The whole list is checked before the first picture is paid for; every bad
     row is named. Pictures are named after the row's number and prompt, or after its id.
 
-    Ctrl-C stops submitting and finishes what is paid for; a second one stops at once.
+    Rows that are in DIRECTORY already are skipped, and what an earlier run left under way is taken up: the same
+    command again goes on where it stopped, and pays for nothing twice.
+
+    Ctrl-C stops submitting and finishes what is paid for, within --drain seconds; a second one stops at once.
     """
     if directory is not None and out is not None:
         raise click.UsageError("name the directory once: as DIRECTORY or with --out")
     target = directory or out or Path("renders")
+    batch = BatchOptions.taken_from(options)
 
     async def run() -> int:
         with PromptList.open(prompts, format=form) as rows:
@@ -99,8 +111,35 @@ def render(
                 return Exit.USAGE
             price = f"{rows.credits:.2f} credits, ${rows.usd:.2f} by the price list"
             print(f"{rows.rows} rows, {price}", file=sys.stderr)
-            async with _session(session) as opened:
-                return await run_batch(opened, rows, target, rows=rows.rows, as_json=as_json)
+            if rows.usd > ask_above and not yes and not _agreed(price):
+                print("nothing was submitted", file=sys.stderr)
+                return Exit.USAGE
+            async with _session(options) as opened:
+                await plan(target, rows, batch.policy)
+                running = opened.render(rows, target, **batch.caps, policy=batch.policy)
+                return await batch.run(running, target, rows=rows.rows)
+
+    _run(run)
+
+
+@krea_async.command()
+@click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@batch_options
+@session_options
+def resume(directory: Path, **options: Any) -> None:  # noqa: ANN401
+    """Go on with what was begun in DIRECTORY, without the list that it came from.
+
+    Pictures that are paid for are fetched first, then the rows that were not sent yet are. Rows that failed stay
+    failed unless --retry-failed is given.
+    """
+    batch = BatchOptions.taken_from(options)
+
+    async def run() -> int:
+        if not (directory / JOURNAL_NAME).exists():
+            raise InvalidRequestError(f"{directory} has no {JOURNAL_NAME}: nothing was begun there", field="directory")
+        async with _session(options) as opened:
+            running = opened.resume(directory, **batch.caps, policy=batch.policy)
+            return await batch.run(running, directory, rows=None)
 
     _run(run)
 
@@ -158,6 +197,13 @@ krea_async.add_command(sandbox)
 def _session(options: dict[str, Any]) -> KreaSession:
     timeout_s = options.pop("task_timeout")
     return KreaSession(task_timeout_s=timeout_s, **options)
+
+
+def _agreed(price: str) -> bool:
+    """Whether whoever sits at the terminal wants to spend that much; without a terminal nobody is asked."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    return click.confirm(f"Spend up to {price}?", default=False, err=True)
 
 
 def _checked(rows: PromptList) -> bool:

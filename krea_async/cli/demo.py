@@ -32,7 +32,8 @@ async def run_demo(directory: Path) -> int:
         Sandbox(durations=Durations(queue_s=0.3, run_s=2.0)) as sandbox,
         KreaSession(sandbox.key, base_url=sandbox.url) as session,
     ):
-        code = await run_batch(session, PROMPTS, directory, rows=len(PROMPTS), as_json=False)
+        batch = session.render(PROMPTS, directory)
+        code = await run_batch(batch, directory, rows=len(PROMPTS), as_json=False, drain_s=30.0)
     print(f"Look at the pictures in {directory}", file=sys.stderr)
     print("The real thing: set EVOLINK_API_KEY, then krea-async render prompts.txt --out renders/", file=sys.stderr)
     return code

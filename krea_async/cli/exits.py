@@ -9,6 +9,7 @@ from krea_async.errors import (
     BudgetExceededError,
     InsufficientCreditsError,
     InvalidRequestError,
+    JournalError,
     KreaError,
     RateLimitedError,
     ServiceError,
@@ -41,6 +42,7 @@ def exit_of_error(error: KreaError) -> Exit:
         ((InsufficientCreditsError, BudgetExceededError), Exit.NO_CREDITS),
         ((ServiceError, RateLimitedError), Exit.SERVICE_UNAVAILABLE),
         ((TaskTimeoutError,), Exit.UNFINISHED),
+        ((JournalError,), Exit.DISK),
         ((InvalidRequestError,), Exit.USAGE),
     ):
         if isinstance(error, classes):

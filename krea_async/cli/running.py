@@ -7,18 +7,16 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import anyio
 
-from krea_async.batch import Batch, Prompt
+from krea_async.batch import Batch
 from krea_async.cli.exits import exit_of_report, exit_of_signal
 from krea_async.cli.progress import ProgressView, clock, progress_view
 from krea_async.errors import KreaError
 from krea_async.results import BatchReport, GeneratedImage, error_code
-from krea_async.session import KreaSession
 from krea_async.tasks import task_group
 
 MAX_CODES_SHOWN: Final = 20
@@ -34,18 +32,17 @@ class StoppedAtOnceError(Exception):
         self.code = code
 
 
-async def run_batch(
-    session: KreaSession, prompts: Iterable[Prompt], directory: Path, *, rows: int | None, as_json: bool
-) -> int:
-    """Render `prompts` and return the exit code. Prints each picture's path, or one JSON report, on stdout.
+async def run_batch(batch: Batch, directory: Path, *, rows: int | None, as_json: bool, drain_s: float) -> int:
+    """Run `batch` to its end and return the exit code. Prints each picture's path, or one JSON report, on stdout.
 
+    drain_s: how long tasks in flight are followed after a signal.
     Raises StoppedAtOnceError after a second signal, so that the session ends at once as well.
     """
     caught: list[int] = []
     with progress_view(rows) as view:
         async with task_group() as helpers:
-            async with session.render(prompts, directory) as batch:
-                helpers.start_soon(_obey_signals, batch, view, caught, helpers.cancel_scope)
+            async with batch:
+                helpers.start_soon(_obey_signals, batch, view, caught, helpers.cancel_scope, drain_s)
                 helpers.start_soon(_keep_showing, batch, view)
                 async for image in batch:
                     _tell(image, batch, view)
@@ -67,6 +64,8 @@ def report_json(report: BatchReport) -> dict[str, object]:
         "saved": report.saved,
         "failed": report.failed,
         "skipped": report.skipped,
+        "already_saved": report.already_saved,
+        "left": report.left,
         "credits": report.credits,
         "usd": report.usd,
         "bytes": report.bytes,
@@ -76,21 +75,30 @@ def report_json(report: BatchReport) -> dict[str, object]:
             {"index": row.index, "task_id": row.task_id, "charged": row.charged, "reason": row.reason}
             for row in report.unknown
         ],
+        "maybe_twice": [{"index": row.index, "task_id": row.task_id} for row in report.maybe_twice],
+        "balance_before": report.balance_before,
+        "balance_after": report.balance_after,
         "stopped_by": None if report.stopped_by is None else str(report.stopped_by),
         "calls": dict(report.calls),
     }
 
 
-async def _obey_signals(batch: Batch, view: ProgressView, caught: list[int], everything: anyio.CancelScope) -> None:
+async def _obey_signals(
+    batch: Batch, view: ProgressView, caught: list[int], everything: anyio.CancelScope, drain_s: float
+) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for number in signals:
             caught.append(number)
             if len(caught) > 1:
+                batch.stop(drain_s=0.0)
                 everything.cancel()
                 return
             in_flight = batch.progress.in_flight
-            view.say(f"stopping: {in_flight} rows in flight are finished and saved; press Ctrl-C again to stop now")
-            batch.stop(KreaError("the run was stopped by a signal", retryable=True))
+            view.say(
+                f"stopping: {in_flight} rows in flight are finished and saved, within {drain_s:g} s; "
+                "press Ctrl-C again to stop now"
+            )
+            batch.stop(KreaError("the run was stopped by a signal", retryable=True), drain_s=drain_s)
 
 
 async def _keep_showing(batch: Batch, view: ProgressView) -> None:
@@ -129,7 +137,9 @@ def _print_path(path: Path) -> None:
 
 
 def _summarise(report: BatchReport, directory: Path) -> None:
-    rows = f"{report.saved} saved in {directory}, {report.failed} failed, {report.skipped} skipped"
+    rows = f"{report.saved} saved in {directory}, {report.failed} failed"
+    rows += f", {report.already_saved} were there already" if report.already_saved else ""
+    rows += f", {report.left} left for a later run" if report.left else ""
     lines = [f"{rows}; {report.credits:.2f} credits (${report.usd:.2f}) in {clock(report.wall_s)}"]
     lines += [
         f"  {count} x {code}: {report.examples[code].message}"
@@ -140,6 +150,11 @@ def _summarise(report: BatchReport, directory: Path) -> None:
     if report.unknown:
         lines.append(f"  {len(report.unknown)} rows may have been charged without a picture:")
         lines += [f"    row {row.index}, task {row.task_id or 'unknown'}: {row.reason}" for row in report.unknown]
+    if report.maybe_twice:
+        lines.append(f"  {len(report.maybe_twice)} rows may have been charged twice; the gateway forgot their keys:")
+        lines += [f"    row {row.index}, task {row.task_id}" for row in report.maybe_twice]
     if report.stopped_by is not None:
         lines.append(f"  stopped early: {report.stopped_by}")
+    if report.left or report.unknown:
+        lines.append(f"  go on with: krea-async resume {directory}")
     print("\n".join(lines), file=sys.stderr)

@@ -7,6 +7,7 @@ picture is fetched again; a link that is refused is looked up once more.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -18,7 +19,7 @@ from krea_async.errors import DownloadError, ImageExpiredError, InvalidImageErro
 from krea_async.gateway.images import ImageHost, ImageStream
 from krea_async.storage.disk import DiskQueue, disk_errors
 from krea_async.storage.names import Names
-from krea_async.storage.part import Part, SavedPicture, Target
+from krea_async.storage.part import Part, SavedPicture, Target, copy_picture
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,17 @@ class Downloads:
             with anyio.move_on_after(CLEANUP_S, shield=True):
                 await part.discard()
             raise
+        finally:
+            self._names.release(target.directory, stem)
+
+    async def copy(self, source: Path, target: Target) -> SavedPicture | None:
+        """Give a saved picture a second name; None if it is not there, or no picture, any more. DownloadError."""
+        stem = self._names.claim(target.directory, target.stem, target.index)
+        try:
+            with disk_errors(source):
+                return await self._disk.visit(lambda: copy_picture(source, target, stem))
+        except InvalidImageError:
+            return None
         finally:
             self._names.release(target.directory, stem)
 

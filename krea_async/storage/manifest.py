@@ -1,28 +1,38 @@
 """`manifest.jsonl`: one line per finished row, for pandas, jq and people.
 
 Lines are gathered and written by one writer, so that thousands of rows per second cost a few writes; nothing waits for
-the disk but the end of the batch.
+the disk but the end of the batch. What it says is in the journal as well, so it can be written anew from that.
 """
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from os import SEEK_END
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import aiofiles
 import anyio
 from aiofiles.threadpool.text import AsyncTextIOWrapper
 
+from krea_async.errors import JournalError
+from krea_async.models import ImageRequest
 from krea_async.results import GeneratedImage, error_code
 from krea_async.storage.disk import disk_errors, in_thread, make_directory
+from krea_async.storage.history import History
+from krea_async.storage.journal import sync_directory
+from krea_async.storage.replay import RowState
 
 MANIFEST_NAME: Final = "manifest.jsonl"
+NEW_NAME: Final = "manifest.jsonl.new"
+"""The manifest while it is rebuilt. One that a crash left is overwritten by the next rebuilding."""
 
 GATHER_S: Final = 1.0
 """How long a line waits for company before it is written; a visit to the disk costs more than a line."""
+
+_ERRORS: Final = "backslashreplace"  # a lone surrogate, which a gateway's message may hold, becomes its JSON escape
 
 
 class Manifest:
@@ -37,7 +47,7 @@ class Manifest:
 
     def add(self, image: GeneratedImage) -> None:
         """Note one finished row."""
-        self._lines.append(json.dumps(manifest_row(image), ensure_ascii=False) + "\n")
+        self._lines.append(_line(manifest_row(image)))
         self._changed.set()
 
     async def write(self) -> None:
@@ -63,7 +73,7 @@ async def open_manifest(directory: Path) -> AsyncIterator[Manifest]:
     await make_directory(directory)
     with disk_errors(path, charged="no"):
         torn = await in_thread(lambda: _ends_torn(path))
-        file = await aiofiles.open(path, "a", encoding="utf-8")
+        file = await aiofiles.open(path, "a", encoding="utf-8", errors=_ERRORS, opener=_private)
     try:
         yield Manifest(path, file, torn=torn)
     finally:
@@ -80,28 +90,149 @@ def _ends_torn(path: Path) -> bool:
         return file.read(1) != b"\n"
 
 
+def manifest_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Each line's number, from 1, and its row; None for a damaged one. Half a line at the end is none. Blocks.
+
+    Raises OSError when the file cannot be read.
+    """
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if isinstance(row, dict):
+                yield number, row
+            elif line.endswith(b"\n") and line.strip():
+                yield number, None
+
+
+def rebuild_manifest(directory: Path, history: History) -> int:
+    """Write the manifest anew: one line for each settled row, in the order of the journal. Returns how many. Blocks.
+
+    For who has the directory locked: a run that appends meanwhile would go on with the old file. Crash-safe: there is
+    the old manifest or the new one, whole. Raises DownloadError ("disk_error") when the disk cannot take it, and
+    JournalError when the journal cannot be read any more.
+    """
+    path, new_path = directory / MANIFEST_NAME, directory / NEW_NAME
+    lines = 0
+    with disk_errors(path, charged="no"):
+        try:
+            fd = _private(new_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            with os.fdopen(fd, "w", encoding="utf-8", errors=_ERRORS) as file:
+                for row in _settled_rows(history):
+                    file.write(_line(row))
+                    lines += 1
+                file.flush()
+                os.fsync(file.fileno())
+            new_path.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                new_path.unlink(missing_ok=True)
+            raise
+        sync_directory(directory)
+    return lines
+
+
 def manifest_row(image: GeneratedImage) -> dict[str, object]:
     """A finished row in the manifest's stable keys; values that are not known are null."""
-    request, error = image.request, image.error
+    error, timings = image.error, image.timings
+    return _row(
+        image.index,
+        image.request,
+        image.status,
+        file=image.path.name if image.path else None,
+        task_id=image.task_id,
+        bytes_=image.bytes,
+        sha256=image.sha256,
+        pixels=(image.width, image.height),
+        credits_=image.credits,
+        seconds=(timings.queued_s, timings.generating_s, timings.downloading_s),
+        error=None if error is None else (error_code(error), error.message, error.charged),
+    )
+
+
+def _settled_rows(history: History) -> Iterator[dict[str, object]]:
+    for n in range(history.rows):
+        state = history.state(n)
+        if state is RowState.SAVED:
+            saved = history.saved(n)
+            yield _row(
+                *_asked_in(history, n),
+                "saved",
+                file=saved.files[0],
+                task_id=saved.task_id,
+                bytes_=saved.bytes,
+                sha256=saved.sha256,
+                pixels=(saved.width, saved.height),
+                credits_=saved.credits,
+                seconds=saved.seconds,
+            )
+        elif state is RowState.FAILED:
+            failed = history.failed(n)
+            yield _row(
+                *_asked_in(history, n),
+                "failed",
+                task_id=failed.task_id,
+                credits_=failed.credits if failed.charged == "yes" else 0.0,
+                error=(failed.code or failed.error, failed.message, failed.charged),
+            )
+
+
+def _asked_in(history: History, n: int) -> tuple[int | None, ImageRequest | None]:
+    """The row's index and request; None for a row whose own line is lost, which only a damaged journal has."""
+    try:
+        row = history.row(n)
+    except JournalError:
+        if not history.damaged:
+            raise
+        return None, None
+    return row.index, row.request
+
+
+def _row(
+    index: int | None,
+    request: ImageRequest | None,
+    status: str,
+    *,
+    file: str | None = None,
+    task_id: str | None,
+    bytes_: int = 0,
+    sha256: str | None = None,
+    pixels: tuple[int | None, int | None] = (None, None),
+    credits_: float,
+    seconds: tuple[float, ...] = (0.0, 0.0, 0.0),
+    error: tuple[str, str, str] | None = None,
+) -> dict[str, object]:
+    """The keys, in their order. error: its code, its message, and whether the row was charged."""
     return {
-        "index": image.index,
+        "index": index,
         "id": request.id if request else None,
-        "status": image.status,
-        "file": image.path.name if image.path else None,
+        "status": status,
+        "file": file,
         "prompt": request.prompt if request else None,
         "size": request.size if request else None,
         "quality": request.quality if request else None,
         "seed": request.seed if request else None,
-        "task_id": image.task_id,
-        "bytes": image.bytes,
-        "sha256": image.sha256,
-        "width": image.width,
-        "height": image.height,
-        "credits": image.credits,
-        "queued_s": round(image.timings.queued_s, 3),
-        "generating_s": round(image.timings.generating_s, 3),
-        "downloading_s": round(image.timings.downloading_s, 3),
-        "error": None if error is None else error_code(error),
-        "message": None if error is None else error.message,
-        "charged": None if error is None else error.charged,
+        "task_id": task_id,
+        "bytes": bytes_,
+        "sha256": sha256,
+        "width": pixels[0],
+        "height": pixels[1],
+        "credits": credits_,
+        "queued_s": round(seconds[0], 3),
+        "generating_s": round(seconds[1], 3),
+        "downloading_s": round(seconds[2], 3),
+        "error": error[0] if error else None,
+        "message": error[1] if error else None,
+        "charged": error[2] if error else None,
     }
+
+
+def _line(row: dict[str, object]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _private(path: str | Path, flags: int) -> int:
+    """Open for its owner alone, as the journal is: prompts are the caller's business."""
+    return os.open(path, flags | getattr(os, "O_CLOEXEC", 0), 0o600)

@@ -6,6 +6,9 @@ gathered before they go to disk, so a small picture is written, checked and name
 
 import hashlib
 import os
+import re
+import shutil
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from io import BytesIO
 from itertools import dropwhile
@@ -23,6 +26,8 @@ from krea_async.storage.names import alternatives
 WRITE_BYTES: Final = 256 * 1024
 """Bytes that are gathered before they go to disk: what one download holds in memory, but for a chunk."""
 
+_PART: Final = re.compile(r"(.+?)(?:\.[0-9a-f]{8})?\.part", re.DOTALL)
+_NUMBER: Final = re.compile(r"[-_][0-9]+\Z")
 _BUFFER_BYTES: Final = 4096  # stated, so that opening a file asks the system for nothing else
 
 
@@ -30,12 +35,14 @@ _BUFFER_BYTES: Final = 4096  # stated, so that opening a file asks the system fo
 class Target:
     """Where a picture goes: `directory/stem`; the extension follows its content.
 
-    `index`: the row's number in a batch, where names that its caller chose are told apart by it.
+    `index`: the row's number in a batch, where names that its caller chose are told apart by it. `resumed`: an earlier
+    run may have saved the picture and not lived to say so; a file of that name with the same bytes is the picture.
     """
 
     directory: Path
     stem: str
     index: int | None = None
+    resumed: bool = False
 
 
 @frozen(kw_only=True)
@@ -111,16 +118,25 @@ class Part:
         else:  # all of it is here: checked before it costs a visit to the disk
             picture = inspect(BytesIO(data), size_bytes=self.size_bytes)
             self._make(data, sync=sync)
-        free = dropwhile(lambda stem: stem != self._stem, alternatives(target.stem, target.index))
-        names = (self.path.with_name(f"{stem}.{picture.extension}") for stem in free)
-        path = next(path for path in names if _renamed(self.path, path))
+        names = _names(target, self._stem, picture.extension)
+        sha256 = self._sha256.hexdigest()
+        path = next(
+            path for path in names if _renamed(self.path, path) or (target.resumed and self._is_at(path, sha256))
+        )
         return SavedPicture(
             path=path,
             bytes=self.size_bytes,
-            sha256=self._sha256.hexdigest(),
+            sha256=sha256,
             width=picture.width,
             height=picture.height,
         )
+
+    def _is_at(self, path: Path, sha256: str) -> bool:
+        """Whether `path` holds these very bytes; then the part is not needed any more."""
+        if not _holds(path, self.size_bytes, sha256):
+            return False
+        self.path.unlink()
+        return True
 
     def _make(self, data: bytes, *, sync: bool = False) -> None:
         """Make the file. One that is there is another process's, or what a killed one left: not ours to touch."""
@@ -153,3 +169,75 @@ def _renamed(part: Path, path: Path) -> bool:
         return True
     part.unlink()
     return True
+
+
+def copy_picture(source: Path, target: Target, stem: str) -> SavedPicture | None:
+    """Give the picture `source` another name, the first from `stem` on that is free, or that it has already. Blocks.
+
+    A link where the file system has them, else a copy. None if there is no such file any more. Raises OSError, and
+    InvalidImageError if it is no picture any more.
+    """
+    try:
+        file = source.open("rb")
+    except FileNotFoundError:
+        return None
+    with file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        picture = inspect(file, size_bytes=size_bytes)
+    sha256 = sha256_of(source)
+    names = _names(target, stem, picture.extension)
+    path = next(path for path in names if _linked(source, path) or _holds(path, size_bytes, sha256))
+    return SavedPicture(path=path, bytes=size_bytes, sha256=sha256, width=picture.width, height=picture.height)
+
+
+def _linked(source: Path, path: Path) -> bool:
+    try:
+        path.hardlink_to(source)
+    except FileExistsError:
+        return False
+    except OSError:  # no hard links on this file system
+        copy = path.with_name(f"{path.name}.{token_hex(4)}.part")
+        try:
+            with source.open("rb") as original, copy.open("xb") as file:
+                shutil.copyfileobj(original, file, WRITE_BYTES)
+                file.flush()
+                os.fsync(file.fileno())
+            return _renamed(copy, path)
+        finally:
+            copy.unlink(missing_ok=True)
+    return True
+
+
+def _names(target: Target, stem: str, extension: str) -> Iterator[Path]:
+    """The names that the picture may have, from the one that was claimed for it on."""
+    free = dropwhile(lambda name: name != stem, alternatives(target.stem, target.index))
+    return (target.directory / f"{name}.{extension}" for name in free)
+
+
+def _holds(path: Path, size_bytes: int, sha256: str) -> bool:
+    """Whether the file holds these very bytes."""
+    return path.stat().st_size == size_bytes and sha256_of(path) == sha256
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hex. Blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_parts(directory: Path, stems: Collection[str]) -> None:
+    """Remove what a killed run left of pictures with these stems. Blocks; for who has the directory locked."""
+    if not stems:
+        return
+    for entry in os.scandir(directory):
+        match = _PART.fullmatch(entry.name)
+        if match and any(stem in stems for stem in _stems(match[1])):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _stems(name: str) -> Iterator[str]:
+    """Whose picture this may be: `name`, and what it was before a number told it apart."""
+    yield name
+    while number := _NUMBER.search(name):
+        name = name[: number.start()]
+        yield name

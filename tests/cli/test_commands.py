@@ -175,16 +175,13 @@ async def test_every_bad_row_is_named_before_anything_is_sent(sandbox: Sandbox, 
     assert not (tmp_path / "renders").exists()
 
 
-async def test_a_second_run_into_the_same_directory_overwrites_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
-    again = partial(run, "render", "-", stdin=b"a fox\n", env=environment(sandbox), cwd=tmp_path)
-    both = await run_all(again, again)
-    assert [result.code for result in both] == [0, 0], both
-    (first,), (second,) = (result.paths for result in both)
-    assert first != second
-    assert pictures(tmp_path / "renders") == {tmp_path / first, tmp_path / second}
-    assert sorted(task.sha256 for task in sandbox.ledger.tasks.values() if task.sha256) == sorted(
-        row["sha256"] for row in map(json.loads, (tmp_path / "renders" / "manifest.jsonl").read_text().splitlines())
-    )
+async def test_a_second_run_of_a_list_pays_for_nothing_again(sandbox: Sandbox, tmp_path: Path) -> None:
+    again = partial(run, "render", "-", stdin=b"a fox\na hare\n", env=environment(sandbox), cwd=tmp_path)
+    first, second = await again(), await again()
+    assert (first.code, second.code) == (0, 0), (first, second)
+    assert set(first.paths) == set(second.paths)
+    assert "2 were there already" in second.err
+    assert len(sandbox.ledger.tasks) == 2
 
 
 async def test_a_path_that_stdout_cannot_encode_costs_no_picture(sandbox: Sandbox, tmp_path: Path) -> None:

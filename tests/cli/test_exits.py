@@ -171,7 +171,7 @@ async def test_9_a_limit_on_the_size_of_files_is_a_disk_error(tmp_path: Path, mo
         assert (result.code, result.out) == (Exit.DISK, "")
         assert 0 < len(sandbox.ledger.tasks) < 100
         assert all(task_id in result.err for task_id in sandbox.ledger.tasks)
-        assert {path.name for path in (tmp_path / "renders").iterdir()} == {"manifest.jsonl"}
+        assert {path.name for path in (tmp_path / "renders").iterdir()} == {"journal.jsonl", "manifest.jsonl"}
         assert_no_traceback(result)
 
 

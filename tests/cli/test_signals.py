@@ -125,7 +125,7 @@ async def test_two_signals_end_it_now(tmp_path: Path) -> None:
         assert "Traceback" not in err
         assert "may have been charged" in err
         assert len(sandbox.ledger.tasks) == 8
-        assert {path.name for path in (tmp_path / "renders").iterdir()} == {"manifest.jsonl"}
+        assert {path.name for path in (tmp_path / "renders").iterdir()} == {"journal.jsonl", "manifest.jsonl"}
 
 
 async def test_two_signals_do_not_wait_for_a_picture_that_stalls(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ async def test_two_signals_do_not_wait_for_a_picture_that_stalls(tmp_path: Path)
                 err = await text_of(stderr)
                 assert await process.wait() == 143
         assert "Traceback" not in err
-        assert {path.name for path in (tmp_path / "renders").iterdir()} == {"manifest.jsonl"}
+        assert {path.name for path in (tmp_path / "renders").iterdir()} == {"journal.jsonl", "manifest.jsonl"}
 
 
 async def test_a_signal_ends_a_single_picture_and_names_its_task(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""The options that `render` and `resume` share, and the batch that comes of them."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import click
+from attrs import evolve, frozen
+
+from krea_async.batch import Batch
+from krea_async.batch_policy import BatchPolicy
+from krea_async.cli.running import run_batch
+from krea_async.storage.journal import JournalPolicy
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--max-credits", type=click.FloatRange(0), help="What all runs in the directory may spend, at most."),
+    click.option("--max-usd", type=click.FloatRange(0), help="The same in dollars."),
+    click.option("--canary", type=click.IntRange(0), default=0, help="So many new rows run to their end first."),
+    click.option("--no-breaker", is_flag=True, help="Go on even if row after row fails for one fault of the prompts."),
+    click.option("--no-dedupe", is_flag=True, help="Pay for rows that are equal, seed included, one by one."),
+    click.option("--retry-failed", is_flag=True, help="Send failed rows again where another try may help."),
+    click.option("--code", "codes", multiple=True, help="With --retry-failed: rows of this error code, and no others."),
+    click.option("--retry-unknown", is_flag=True, help="Send rows again that may have been charged already."),
+    click.option("--check-sha256", is_flag=True, help="Read pictures that are there already, not only their size."),
+    click.option("--skip-damaged", is_flag=True, help="Go on although lines of the journal are damaged."),
+    click.option("--no-sync", is_flag=True, help="Do not wait for the disk: a power cut may lose what was paid for."),
+    click.option("--drain", "drain_s", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds."),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON report instead of the pictures' paths."),
+)
+
+
+def batch_options(command: F) -> F:
+    """The options of every command that runs a batch."""
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(_OPTIONS), command)
+
+
+@frozen(kw_only=True)
+class BatchOptions:
+    """What the user said of the batch."""
+
+    caps: dict[str, float | None]
+    policy: BatchPolicy
+    as_json: bool
+
+    @classmethod
+    def taken_from(cls, options: dict[str, Any]) -> Self:
+        """Take the options of a batch out of `options`; what is left is for the session."""
+        caps = {name: options.pop(name) for name in ("max_credits", "max_usd")}
+        codes = options.pop("codes")
+        if codes and not options["retry_failed"]:
+            raise click.UsageError("--code says which rows --retry-failed sends again; give both")
+        policy = BatchPolicy(
+            dedupe=not options.pop("no_dedupe"),
+            retry_codes=codes or None,
+            read_balance=True,
+            journal=JournalPolicy(sync=not options.pop("no_sync")),
+            **{name: options.pop(name) for name in _POLICY_FIELDS},
+        )
+        if options.pop("no_breaker"):
+            policy = evolve(policy, breaker=None)
+        return cls(caps=caps, policy=policy, as_json=options.pop("as_json"))
+
+    async def run(self, batch: Batch, directory: Path, *, rows: int | None) -> int:
+        """Run `batch` and return the exit code."""
+        return await run_batch(batch, directory, rows=rows, as_json=self.as_json, drain_s=self.policy.drain_s)
+
+
+_POLICY_FIELDS = ("drain_s", "canary", "retry_failed", "retry_unknown", "check_sha256", "skip_damaged")

@@ -1,0 +1,150 @@
+"""`krea-async verify` and `krea-async report`: what an output directory holds, and what it cost."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import click
+from attrs import asdict
+
+from krea_async.cli.exits import Exit, exit_of_error, exit_of_signal
+from krea_async.errors import KreaError
+from krea_async.report import NO_JOURNAL, directory_report, plain
+from krea_async.session import KreaSession
+from krea_async.verify import Problem, RepairReport, VerifyReport, repair, verify
+
+MAX_NAMES_SHOWN: Final = 20
+
+_DIRECTORY: Final = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+
+
+@click.command("verify")
+@_DIRECTORY
+@click.option("--repair", "with_repair", is_flag=True, help="Fetch again what is damaged or missing; costs nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON report instead of the bad files' paths.")
+@click.option("--no-decode", is_flag=True, help="Do not read every pixel: faster, and finds less.")
+@click.option("--base-url", envvar="EVOLINK_BASE_URL", help="The gateway, for --repair.")
+def verify_command(directory: Path, with_repair: bool, as_json: bool, no_decode: bool, base_url: str | None) -> None:
+    """Compare every picture that was saved in DIR with its file.
+
+    Each must be there, with the bytes that were saved, whole, decodable, of the documented size, and no second copy.
+    Prints the paths of those that are not. --repair fetches them again as long as the gateway has them, keeps a damaged
+    file beside the new one, and says what the rest would cost. It never orders a picture.
+
+    Exit codes: 0 all is well; 3 problems are left; 2 nothing was rendered into DIR; 9 disk.
+    """
+
+    def run() -> int:
+        report = verify(directory, decode=not no_decode)
+        repaired = anyio.run(partial(_repaired, directory, report, base_url)) if with_repair else None
+        left = report.problems if repaired is None else tuple(one.problem for one in repaired.left)
+        if as_json:
+            _put(json.dumps(_verify_json(report, repaired)))
+        else:
+            _tell(report, repaired)
+            for path in dict.fromkeys(os.fspath(directory / problem.file) for problem in left):
+                _put(path)
+        return Exit.SOME_FAILED if left or report.damaged_lines else Exit.ALL_SAVED
+
+    _exit_with(run)
+
+
+@click.command("report")
+@_DIRECTORY
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def report_command(directory: Path, as_json: bool) -> None:
+    """Print the books of DIR: rows, credits, failures, times, and what nobody knows the end of."""
+
+    def run() -> int:
+        report = directory_report(directory)
+        if as_json:
+            _put(json.dumps(report.as_json()))
+        else:
+            _put("\n".join(report.as_text()))
+        return Exit.ALL_SAVED
+
+    _exit_with(run)
+
+
+async def _repaired(directory: Path, report: VerifyReport, base_url: str | None) -> RepairReport:
+    if not any(problem.repairable for problem in report.problems):
+        return await repair(None, directory, report.problems)  # which needs no key
+    async with KreaSession(base_url=base_url) as session:
+        return await repair(session, directory, report.problems)
+
+
+def _verify_json(report: VerifyReport, repaired: RepairReport | None) -> dict[str, Any]:
+    facts = asdict(report, retain_collection_types=False)
+    facts["directory"] = str(report.directory)
+    facts["ok"] = report.ok
+    facts["repair"] = None
+    if repaired is not None:
+        facts["repair"] = asdict(repaired, retain_collection_types=False)
+        facts["repair"]["rerender_credits"] = repaired.rerender_credits
+        facts["repair"]["rerender_usd"] = repaired.rerender_usd
+    return facts
+
+
+def _tell(report: VerifyReport, repaired: RepairReport | None) -> None:
+    decoded = f"{report.decoded} decoded with {report.decoder}" if report.decoder else "none decoded"
+    _say(f"{report.rows} saved rows by the {report.source}, {report.files} files, {decoded}")
+    if repaired is None:
+        for problem in report.problems:
+            _say(_described(problem, problem.message))
+        if again := len({problem.n for problem in report.problems if problem.repairable}):
+            _say(f"{again} rows may be fetched again with --repair, at no cost")
+    else:
+        for problem in repaired.repaired:
+            _say(_described(problem, f"repaired; {problem.message}"))
+        for one in repaired.left:
+            _say(_described(one.problem, f"{one.problem.message}; {one.outlook}: {one.reason}"))
+        if repaired.rerender_credits:
+            price = f"{repaired.rerender_credits:.2f} credits, ${repaired.rerender_usd:.2f}"
+            _say(f"rendering again what is gone costs {price} by the price list")
+    _say_names("picture files belong to no row", report.strays)
+    _say_names("downloads were not finished; a run that goes on removes its own", report.parts)
+    if report.damaged_lines:
+        numbers = ", ".join(map(str, report.damaged_lines[:MAX_NAMES_SHOWN]))
+        _say(f"{len(report.damaged_lines)} lines of the {report.source} are damaged, and were left out: {numbers}")
+
+
+def _described(problem: Problem, words: str) -> str:
+    return f"row {problem.index} ({problem.file}): {words}"
+
+
+def _say_names(words: str, names: tuple[str, ...]) -> None:
+    if names:
+        more = ", …" if len(names) > MAX_NAMES_SHOWN else ""
+        _say(f"{len(names)} {words}: {', '.join(names[:MAX_NAMES_SHOWN])}{more}")
+
+
+def _say(line: str) -> None:
+    print(plain(line), file=sys.stderr)
+
+
+def _put(line: str) -> None:
+    """On stdout. A reader who leaves is no error."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def _exit_with(run: Callable[[], int]) -> None:
+    """Run a command to its exit code; an error of ours is one line, not a traceback."""
+    try:
+        code = run()
+    except KreaError as error:
+        _say(f"krea-async: {error}")
+        code = Exit.USAGE if error.code == NO_JOURNAL else exit_of_error(error)
+    except KeyboardInterrupt:
+        code = exit_of_signal(signal.SIGINT)
+    sys.exit(code)
