@@ -1,8 +1,8 @@
 """Render pictures in bulk through EvoLink's krea-2-turbo: asyncio-native, careful with every paid picture."""
 
 from krea_async._version import __version__
-from krea_async.batch import Batch, BatchProgress
-from krea_async.batch_policy import BatchPolicy
+from krea_async.batch.policy import BatchPolicy
+from krea_async.batch.run import Batch, BatchProgress
 from krea_async.control.backlog import BacklogPolicy
 from krea_async.control.backoff import RetryPolicy
 from krea_async.control.breaker import BreakerPolicy

@@ -21,10 +21,16 @@
 Facts are attributes, never only text; every error survives pickling, because workers send them to each other.
 """
 
+import errno
 from collections.abc import Callable
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 Charged = Literal["no", "yes", "unknown"]
+
+DISK_ERROR: Final = "disk_error"
+"""Our own error code for what this machine refuses: a file that cannot be written, or one more open file or socket."""
+
+NO_FILE_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class KreaError(Exception):
@@ -78,6 +84,14 @@ class KreaError(Exception):
 
     def __reduce__(self) -> tuple[Callable[..., "KreaError"], tuple[type[Self], dict[str, Any]]]:
         return _unpickled, (type(self), self.__dict__)
+
+
+def words_of(error: OSError) -> str:
+    """What the system says is wrong; and what helps, where that is not the disk."""
+    words = error.strerror or str(error)
+    if error.errno in NO_FILE_LEFT:
+        words += " (raise the limit, ulimit -n, or lower the concurrency)"
+    return words
 
 
 def _unpickled(cls: type[KreaError], facts: dict[str, Any]) -> KreaError:

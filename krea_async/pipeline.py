@@ -21,7 +21,7 @@ from krea_async.gateway.retrying import retrying
 from krea_async.lifetime import Lifetime
 from krea_async.models import ImageRequest, Task
 from krea_async.poller import Poller
-from krea_async.results import GeneratedImage, Timings
+from krea_async.results import NO_TIME, GeneratedImage, Timings
 from krea_async.scheduler import Followed, Outcome
 from krea_async.storage.download import Downloads
 from krea_async.storage.names import file_stem
@@ -59,11 +59,19 @@ class Pipeline:
         accepted: Callable[[Task, bool], Awaitable[None]] | None = None,
     ) -> "Job":
         """Have the gateway accept `request`, under a new key if none is given. The rest: see `Submitter.submit`."""
-        started_s = _now()
+        queued = left = _now()
+
+        async def leaving() -> None:
+            nonlocal left
+            left = _now()
+            if before is not None:
+                await before()
+
         task = await self.submitter.submit(
-            request, key=key or next(self.keys), stop=stop, maybe_paid=maybe_paid, before=before, accepted=accepted
+            request, key=key or next(self.keys), stop=stop, maybe_paid=maybe_paid, before=leaving, accepted=accepted
         )
-        return Job(self, task.id, request=request, task=task, queued_s=_now() - started_s, holds_place=True)
+        timings = Timings(queued_s=left - queued, waiting_s=_now() - left)
+        return Job(self, task.id, request=request, task=task, timings=timings, holds_place=True)
 
     def resume(self, task_id: str, request: ImageRequest, task: Task | None) -> "Job":
         """Follow a task of an earlier run, which counts among the unfinished. `task`: what was read of it just now."""
@@ -116,8 +124,8 @@ class Job:
         "_holds_place",
         "_outcome",
         "_pipeline",
-        "_queued_s",
         "_reserved_credits",
+        "_timings",
         "request",
     )
 
@@ -128,12 +136,12 @@ class Job:
         *,
         request: ImageRequest | None = None,
         task: Task | None = None,
-        queued_s: float = 0.0,
+        timings: Timings = NO_TIME,
         holds_place: bool = False,
     ) -> None:
         now = _now()
         self._pipeline = pipeline
-        self._queued_s = queued_s
+        self._timings = timings
         self._holds_place = holds_place
         self._ended_s = now
         self._reserved_credits = None if task is None else task.credits_reserved
@@ -207,6 +215,8 @@ class Job:
         except KreaError as error:
             error.charged = "yes"
             error.task_id = self.task_id
+            if isinstance(error, ImageExpiredError):
+                error.message += price_of_another(self.request)
             raise
         image = self._image(task, pictures, index)
         if self.request is not None and not image.as_requested:
@@ -221,7 +231,7 @@ class Job:
 
     async def _fetch(self, link: str, number: int, target: Target) -> SavedPicture:
         if number:
-            target = evolve(target, stem=f"{target.stem}_{number + 1}")
+            target = evolve(target, stem=f"{target.stem}_{number + 1}", replaces=None)
         fresh_link = partial(self._pipeline.fresh_link, self.task_id, number)
         return await self._pipeline.downloads.save(link, target, fresh_link=fresh_link)
 
@@ -244,13 +254,17 @@ class Job:
         )
 
     @contextmanager
-    def given_up_if_cancelled(self) -> Iterator[None]:
-        """Follow the task no further when the block is cancelled: nobody waits for it any more."""
+    def given_up_if_cancelled(self, *, is_noted: bool = False) -> Iterator[None]:
+        """Follow the task no further when the block is cancelled: nobody waits for it any more.
+
+        is_noted: whether the task's id is in a journal, so that nobody has to be told.
+        """
         try:
             yield
         except asyncio.CancelledError:
             if self._pipeline.poller.forget(self._followed):
-                log.warning("task %s is paid for and goes on without us; session.attach follows it up", self.task_id)
+                level = logging.DEBUG if is_noted else logging.WARNING
+                log.log(level, "task %s is paid for and goes on; session.attach follows it up", self.task_id)
                 self._end(_left_behind(self.task_id))
             raise
 
@@ -258,9 +272,9 @@ class Job:
     def timings(self) -> Timings:
         """Where the time went so far."""
         if self._outcome is None:
-            return Timings(queued_s=self._queued_s, generating_s=_now() - self._followed.submitted_s)
-        return Timings(
-            queued_s=self._queued_s,
+            return evolve(self._timings, generating_s=_now() - self._followed.submitted_s)
+        return evolve(
+            self._timings,
             generating_s=self._ended_s - self._followed.submitted_s,
             downloading_s=_now() - self._ended_s,
         )
@@ -271,6 +285,13 @@ class Job:
             self._pipeline.submitter.finished()
         self._outcome = outcome
         self._ended.set()
+
+
+def price_of_another(request: ImageRequest | None) -> str:
+    """What to say of a picture that is lost, after the reason."""
+    if request is None:
+        return ""
+    return f"; making it anew costs {request.credits:g} credits (${request.usd:g})"
 
 
 _SEPARATORS: Final = tuple(filter(None, (os.sep, os.altsep)))

@@ -128,6 +128,9 @@ class PromptList:
         self.credits = sum(price * count for (price, _), count in prices.items())
         self.usd = sum(price * count for (_, price), count in prices.items())
 
+    def __len__(self) -> int:
+        return self.rows
+
     def __iter__(self) -> Iterator[ImageRequest | InvalidRequestError]:
         """Each row, lazily. A row that turned bad since the check is its error, as a value: one row, not the batch."""
         for line, request in self._requests():

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
-from attrs import field, frozen
+from attrs import astuple, field, fields, frozen
 
 from krea_async.errors import Charged, KreaError
 from krea_async.models import ImageRequest
@@ -13,22 +13,27 @@ from krea_async.models import ImageRequest
 ImageStatus = Literal["saved", "failed", "skipped"]
 
 
-@frozen(kw_only=True)
+@frozen
 class Timings:
     """Where the time went, in seconds. Each is 0 for a step that was not reached.
 
-    queued_s: until the gateway accepted the task, waits for a turn and for limits included. generating_s: from then
-    until we learnt that it was finished. downloading_s: until the picture was on disk.
+    queued_s: until the request first left: the wait for a place and for the pace. waiting_s: from then until the
+    gateway accepted it, refusals and other tries included. generating_s: until we learnt that the task was finished.
+    downloading_s: until the picture was on disk.
     """
 
     queued_s: float = 0.0
+    waiting_s: float = 0.0
     generating_s: float = 0.0
     downloading_s: float = 0.0
 
     @property
     def total_s(self) -> float:
         """All of it."""
-        return self.queued_s + self.generating_s + self.downloading_s
+        return self.queued_s + self.waiting_s + self.generating_s + self.downloading_s
+
+
+NO_TIME: Final = Timings()
 
 
 @frozen(kw_only=True)
@@ -82,31 +87,40 @@ class UnknownOutcome:
 class BatchReport:
     """The books of a batch.
 
-    saved, failed, skipped: rows by status; already_saved: those of the skipped whose pictures were there already; left:
-    those that a later run has to go on with. credits, usd: spent by this run. failures: rows by error code (or the
-    error's class where it has none). examples: the first error of each code. unknown: rows that may have been charged
-    without a picture. maybe_twice: saved or not, rows that may have been charged twice, because the gateway never
-    showed that it honours idempotency keys. balance_before, balance_after: credits of the account around the run, if
-    they were read. other_size: pictures whose pixels are not those asked for. stopped_by: what ended the batch before
-    its list did. calls: requests sent by this session while the batch ran, by route; "rate_limited" counts the 429s
-    among them.
+    saved, failed, skipped: rows by status; already_saved: those of the skipped whose pictures were there already;
+    unread: rows of the list that were not taken from it any more, None if its length is not known. credits, usd: spent
+    by this run. credits_refunded: of tasks that failed and were not charged; credits_reserved: of `open_tasks`;
+    credits_unknown: of rows of which nobody knows whether they were charged. failures: rows by error code (or the
+    error's class where it has none). examples: the first error of each code. open_tasks: rows whose tasks go on at the
+    gateway; a later run saves their pictures. unknown: other rows that were, or may have been, charged without a
+    picture. maybe_twice: saved or not, rows that may have been charged twice, because the gateway never showed that it
+    honours idempotency keys. balance_before, balance_after: credits of the account around the run, if they were read.
+    other_size: pictures whose pixels are not those asked for. seconds: sums of the `Timings` of saved pictures.
+    stopped_by: what ended the batch before its list did. calls: requests sent by this session while the batch ran, by
+    route; "rate_limited" counts the 429s among them.
     """
 
     saved: int = 0
     failed: int = 0
     skipped: int = 0
     already_saved: int = 0
+    unread: int | None = None
     credits: float = 0.0
     usd: float = 0.0
+    credits_refunded: float = 0.0
+    credits_reserved: float = 0.0
+    credits_unknown: float = 0.0
     bytes: int = 0
     other_size: int = 0
     failures: Mapping[str, int] = field(factory=dict)
     examples: Mapping[str, KreaError] = field(factory=dict)
+    open_tasks: tuple[UnknownOutcome, ...] = ()
     unknown: tuple[UnknownOutcome, ...] = ()
     maybe_twice: tuple[UnknownOutcome, ...] = ()
     balance_before: float | None = None
     balance_after: float | None = None
     stopped_by: KreaError | None = None
+    seconds: Timings = field(factory=Timings)
     wall_s: float = 0.0
     calls: Mapping[str, int] = field(factory=dict)
 
@@ -117,13 +131,29 @@ class BatchReport:
 
     @property
     def left(self) -> int:
-        """Rows that a later run has to go on with."""
-        return self.skipped - self.already_saved
+        """Rows that a later run has to go on with, as far as they are known."""
+        return self.skipped - self.already_saved + (self.unread or 0)
 
     @property
     def ok(self) -> bool:
         """Whether every row is saved, and nothing ended the batch early."""
         return self.failed == self.left == 0 and self.stopped_by is None
+
+    @property
+    def pictures_per_minute(self) -> float:
+        """Pictures saved per minute of wall time; 0 without any."""
+        return 60 * self.saved / self.wall_s if self.wall_s > 0 else 0.0
+
+    @property
+    def balance_difference(self) -> float | None:
+        """How many credits more the balance fell than `credits`; None if it was not read.
+
+        Whoever else uses the account changes the balance too, and so do credits that are reserved or unknown, and
+        tasks that an earlier run had paid for.
+        """
+        if self.balance_before is None or self.balance_after is None:
+            return None
+        return round(self.balance_before - self.balance_after - self.credits, 6)
 
 
 def error_code(error: KreaError) -> str:
@@ -136,16 +166,18 @@ class Tally:
 
     def __init__(self) -> None:
         self.saved = self.failed = self.skipped = self.already_saved = self.bytes = self.other_size = 0
-        self.credits = self.usd = 0.0
+        self.credits = self.usd = self._refunded = self._reserved = self._unknown_credits = 0.0
+        self._seconds = [0.0] * len(fields(Timings))
         self._failures: Counter[str] = Counter()
         self._examples: dict[str, KreaError] = {}
+        self._open_tasks: list[UnknownOutcome] = []
         self._unknown: list[UnknownOutcome] = []
         self.maybe_twice: list[UnknownOutcome] = []
         self.balance_before: float | None = None
         self.balance_after: float | None = None
 
-    def add(self, image: GeneratedImage) -> None:
-        """Count one row."""
+    def add(self, image: GeneratedImage, *, ended_before: bool = False) -> None:
+        """Count one row. ended_before: in an earlier run, whose refunds are not counted again."""
         if image.credits:
             self.credits += image.credits
             self.usd += image.request.usd if image.request else 0.0
@@ -153,48 +185,66 @@ class Tally:
             self.saved += 1
             self.bytes += image.bytes
             self.other_size += not image.as_requested
+            for step, seconds in enumerate(astuple(image.timings)):
+                self._seconds[step] += seconds
         elif image.status == "skipped":
             self.skipped += 1
             self.already_saved += image.error is None
         else:
             self.failed += 1
         if image.error is not None:
-            self._add_error(image, image.error)
+            self._add_error(image, image.error, ended_before=ended_before)
 
-    def _add_error(self, image: GeneratedImage, error: KreaError) -> None:
+    def _add_error(self, image: GeneratedImage, error: KreaError, *, ended_before: bool) -> None:
+        price = image.request.credits if image.request else 0.0
+        task_id = image.task_id or error.task_id
         if image.status == "failed":
             code = error_code(error)
             self._failures[code] += 1
             self._examples.setdefault(code, error)
-        if error.charged != "no":
-            self._unknown.append(
-                UnknownOutcome(
-                    index=image.index,
-                    prompt=image.request.prompt if image.request else None,
-                    task_id=image.task_id or error.task_id,
-                    charged=error.charged,
-                    reason=str(error),
-                )
-            )
+        if error.charged == "no":
+            self._refunded += price if task_id is not None and not ended_before else 0.0
+            return
+        outcome = UnknownOutcome(
+            index=image.index,
+            prompt=image.request.prompt if image.request else None,
+            task_id=task_id,
+            charged=error.charged,
+            reason=str(error),
+        )
+        if image.status == "skipped" and task_id is not None:
+            self._reserved += price
+            self._open_tasks.append(outcome)
+        else:
+            self._unknown_credits += price if error.charged == "unknown" else 0.0
+            self._unknown.append(outcome)
 
-    def report(self, *, wall_s: float, calls: Mapping[str, int], stopped_by: KreaError | None) -> BatchReport:
+    def report(
+        self, *, wall_s: float, calls: Mapping[str, int], stopped_by: KreaError | None, unread: int | None = None
+    ) -> BatchReport:
         """The books so far."""
         return BatchReport(
             saved=self.saved,
             failed=self.failed,
             skipped=self.skipped,
             already_saved=self.already_saved,
+            unread=unread,
             credits=round(self.credits, 6),
             usd=round(self.usd, 6),
+            credits_refunded=round(self._refunded, 6),
+            credits_reserved=round(self._reserved, 6),
+            credits_unknown=round(self._unknown_credits, 6),
             bytes=self.bytes,
             other_size=self.other_size,
             failures=dict(self._failures.most_common()),
             examples=dict(self._examples),
+            open_tasks=tuple(self._open_tasks),
             unknown=tuple(self._unknown),
             maybe_twice=tuple(self.maybe_twice),
             balance_before=self.balance_before,
             balance_after=self.balance_after,
             stopped_by=stopped_by,
+            seconds=Timings(*(round(seconds, 3) for seconds in self._seconds)),
             wall_s=wall_s,
             calls=dict(calls),
         )

@@ -9,13 +9,13 @@ from typing import Any, Self
 
 import anyio
 
-from krea_async.batch import Batch
-from krea_async.batch_policy import BatchPolicy
+from krea_async.batch.feed import Prompts
+from krea_async.batch.policy import BatchPolicy
+from krea_async.batch.run import Batch
 from krea_async.control.backoff import RetryPolicy
 from krea_async.control.pace import Pace, PausePolicy
 from krea_async.control.polling import PollPolicy
 from krea_async.errors import InvalidRequestError, SessionClosedError
-from krea_async.feed import Prompts
 from krea_async.gateway.client import Gateway
 from krea_async.gateway.images import ImageHost, open_image_host
 from krea_async.gateway.retrying import retrying
@@ -98,14 +98,17 @@ class KreaSession(anyio.AsyncContextManagerMixin):
             task_group() as tasks,
         ):
             self._pipeline = pipeline = _composed(Gateway(transport), images, settings, self._rng)
-            tasks.start_soon(pipeline.poller.run)
+            polling = anyio.CancelScope(shield=True)  # a cancelled batch still waits for what is paid for
+            tasks.start_soon(_poll, pipeline, polling)
             pipeline.lifetime.begin()
             try:
                 yield self
                 await pipeline.drain()
             finally:
-                await pipeline.end()
-                tasks.cancel_scope.cancel()
+                try:
+                    await pipeline.end()
+                finally:
+                    polling.cancel()
 
     async def generate(
         self,
@@ -230,6 +233,11 @@ def _composed(gateway: Gateway, images: ImageHost, settings: Settings, rng: Rand
         task_timeout_s=settings.task_timeout_s,
         rng=rng,
     )
+
+
+async def _poll(pipeline: Pipeline, scope: anyio.CancelScope) -> None:
+    with scope:
+        await pipeline.poller.run()
 
 
 async def _submitted(pipeline: Pipeline, request: ImageRequest) -> Job:

@@ -493,20 +493,23 @@ async def test_a_disk_error_stops_the_batch_and_blames_no_row_that_was_not_sent(
     async with session_of(sandbox, concurrency=8, rate=10.0) as session:
         images: list[GeneratedImage] = []
         async with session.render(foxes(500), directory) as batch:
-            directory.rename(tmp_path / "gone")
-            directory.write_text("in the way")
-            images.extend([image async for image in batch])
+            async for image in batch:
+                if not images:
+                    directory.rename(tmp_path / "gone")
+                    directory.write_text("in the way")
+                images.append(image)
         report = batch.report
     assert report.stopped_by is not None
     assert report.stopped_by.code == "disk_error"
     assert report.failed >= 1
     assert report.skipped >= 1
     assert report.rows < 30
-    for image in images:
-        assert isinstance(image.error, DownloadError)
+    paid = set(sandbox.ledger.tasks)
+    for image in images[1:]:
+        assert isinstance(image.error, DownloadError | JournalError)
         if image.status == "failed":
-            assert image.error.charged == "yes"
             assert image.error.task_id == image.task_id
+            assert (image.error.charged == "no") == (image.task_id not in paid)
     skipped = [image.error for image in images if image.status == "skipped"]
     assert {error.charged for error in skipped if error} == {"no"}
     assert {error.task_id for error in skipped if error} == {None}

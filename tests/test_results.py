@@ -53,7 +53,7 @@ def report_of(*images: GeneratedImage, stopped_by: KreaError | None = None) -> B
 
 
 def test_timings_add_up() -> None:
-    assert Timings(queued_s=0.5, generating_s=2.0, downloading_s=0.25).total_s == 2.75
+    assert Timings(queued_s=0.5, waiting_s=0.5, generating_s=2.0, downloading_s=0.25).total_s == 3.25
     assert Timings().total_s == 0.0
 
 

@@ -8,8 +8,8 @@ from typing import Any, Self, TypeVar
 import click
 from attrs import evolve, frozen
 
-from krea_async.batch import Batch
-from krea_async.batch_policy import BatchPolicy
+from krea_async.batch.policy import BatchPolicy
+from krea_async.batch.run import Batch
 from krea_async.cli.running import run_batch
 from krea_async.storage.journal import JournalPolicy
 

@@ -3,25 +3,25 @@
 import functools
 import json
 import logging
-import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import anyio
 import attrs
 import click
 
 from krea_async._version import __version__
-from krea_async.books import plan
+from krea_async.batch.opening import plan
 from krea_async.cli.batch_options import BatchOptions, batch_options
 from krea_async.cli.demo import run_demo
-from krea_async.cli.exits import Exit, exit_of_error, exit_of_signal
+from krea_async.cli.directory import compact_command, report_command, verify_command
+from krea_async.cli.estimate import checked, estimate_command
+from krea_async.cli.exits import Exit, run_to_exit
 from krea_async.cli.progress import StderrHandler
-from krea_async.cli.running import StoppedAtOnceError
 from krea_async.cli.sandbox import sandbox
-from krea_async.errors import InvalidRequestError, KreaError
+from krea_async.errors import InvalidRequestError
+from krea_async.estimate import estimate
 from krea_async.models import QUALITIES, SIZES, ImageRequest
 from krea_async.prompts import PromptList
 from krea_async.session import KreaSession
@@ -57,13 +57,16 @@ def krea_async(verbose: int) -> None:
     \b
     Try it without a key:      krea-async demo
     A list of prompts:         krea-async render prompts.txt --out renders/
+    What it would cost:        krea-async estimate prompts.txt renders/
     One picture:               krea-async generate "a lighthouse at dusk" --size 16:9
+    Is every picture there?    krea-async verify renders/
+    What did it cost?          krea-async report renders/
     A gateway of your own:     krea-async sandbox --port 8787
 
     \b
-    Exit codes: 0 all saved; 1 internal error; 2 usage or bad input; 3 some rows failed;
-    4 key refused; 5 credits ran out; 6 service unavailable; 7 unfinished; 9 disk;
-    130/143 after a signal.
+    Exit codes: 0 all saved; 1 internal error; 2 usage or bad input; 3 some rows failed, or
+    verify found problems; 4 key refused; 5 credits or budget ran out; 6 service unavailable;
+    7 unfinished; 9 disk, or the directory is in use; 130/143 after a signal.
     """  # noqa: D301 - the escapes are meant: they keep click from joining the lines
     level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", handlers=[StderrHandler()])
@@ -107,11 +110,10 @@ def render(  # noqa: PLR0917 - click calls it by name
 
     async def run() -> int:
         with PromptList.open(prompts, format=form) as rows:
-            if not _checked(rows):
+            if not checked(rows):
                 return Exit.USAGE
-            price = f"{rows.credits:.2f} credits, ${rows.usd:.2f} by the price list"
-            print(f"{rows.rows} rows, {price}", file=sys.stderr)
-            if rows.usd > ask_above and not yes and not _agreed(price):
+            print(f"{rows.rows} rows, {rows.credits:.2f} credits, ${rows.usd:.2f} by the price list", file=sys.stderr)
+            if rows.usd > ask_above and not yes and not _agreed(rows, target, batch, ask_above):
                 print("nothing was submitted", file=sys.stderr)
                 return Exit.USAGE
             async with _session(options) as opened:
@@ -119,7 +121,7 @@ def render(  # noqa: PLR0917 - click calls it by name
                 running = opened.render(rows, target, **batch.caps, policy=batch.policy)
                 return await batch.run(running, target, rows=rows.rows)
 
-    _run(run)
+    run_to_exit(run)
 
 
 @krea_async.command()
@@ -141,7 +143,7 @@ def resume(directory: Path, **options: Any) -> None:  # noqa: ANN401
             running = opened.resume(directory, **batch.caps, policy=batch.policy)
             return await batch.run(running, directory, rows=None)
 
-    _run(run)
+    run_to_exit(run)
 
 
 @krea_async.command()
@@ -165,7 +167,7 @@ def generate(prompt: str, to: str, as_json: bool, **options: Any) -> None:  # no
         print(json.dumps(manifest_row(image), ensure_ascii=False) if as_json else image.path)
         return Exit.ALL_SAVED
 
-    _run(run)
+    run_to_exit(run)
 
 
 @krea_async.command()
@@ -181,16 +183,20 @@ def credits(base_url: str | None) -> None:  # noqa: A001 - the command's name
         print(f"{left} credits left", file=sys.stderr)
         return Exit.ALL_SAVED
 
-    _run(run)
+    run_to_exit(run)
 
 
 @krea_async.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("krea-demo"), show_default=True, help="Directory.")
 def demo(out: Path) -> None:
     """Render a dozen pictures through a gateway of our own: no key, no cost, no network."""
-    _run(functools.partial(run_demo, out))
+    run_to_exit(functools.partial(run_demo, out))
 
 
+krea_async.add_command(estimate_command)
+krea_async.add_command(verify_command)
+krea_async.add_command(report_command)
+krea_async.add_command(compact_command)
 krea_async.add_command(sandbox)
 
 
@@ -199,35 +205,16 @@ def _session(options: dict[str, Any]) -> KreaSession:
     return KreaSession(task_timeout_s=timeout_s, **options)
 
 
-def _agreed(price: str) -> bool:
+def _agreed(rows: PromptList, directory: Path, batch: BatchOptions, ask_above: float) -> bool:
     """Whether whoever sits at the terminal wants to spend that much; without a terminal nobody is asked."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
-    return click.confirm(f"Spend up to {price}?", default=False, err=True)
-
-
-def _checked(rows: PromptList) -> bool:
-    """Whether the list has no bad row; each one is named on stderr."""
-    problems = 0
-    for problem in rows.check():
-        problems += 1
-        print(problem, file=sys.stderr)
-    if problems:
-        words = "one problem" if problems == 1 else f"{problems} problems"
-        print(f"{words} in {rows.name}; nothing was submitted", file=sys.stderr)
-    return not problems
-
-
-def _run(main: Callable[[], Awaitable[int]]) -> None:
-    """Run a command to its exit code; an error of ours is one line, not a traceback."""
+    found = estimate(rows, directory, policy=batch.policy)
+    usd = min(found.usd, batch.caps["max_usd"] or found.usd)
+    if usd <= ask_above:
+        return True
+    pictures = f"{found.pictures} pictures ({found.credits:.2f} credits)"
     try:
-        code = anyio.run(main)
-    except KreaError as error:
-        print(f"krea-async: {error}", file=sys.stderr)
-        code = exit_of_error(error)
-    except StoppedAtOnceError as stopped:
-        print(f"krea-async: {stopped}", file=sys.stderr)
-        code = stopped.code
-    except KeyboardInterrupt:
-        code = exit_of_signal(signal.SIGINT)
-    sys.exit(code)
+        return click.confirm(f"Spend up to ${usd:.2f} on {pictures}?", default=False, err=True)
+    except click.Abort:  # the end of the input, or Ctrl-C
+        return False

@@ -1,4 +1,4 @@
-"""`krea-async verify` and `krea-async report`: what an output directory holds, and what it cost."""
+"""`krea-async verify`, `report` and `compact`: what an output directory holds, what it cost, and making it smaller."""
 
 import json
 import os
@@ -13,11 +13,16 @@ import anyio
 import click
 from attrs import asdict
 
+from krea_async.audit.recorded import NO_JOURNAL, no_journal
+from krea_async.audit.repair import RepairReport, repair
+from krea_async.audit.report import directory_report
+from krea_async.audit.report_text import plain, report_text
+from krea_async.audit.verify import Problem, VerifyReport, verify
 from krea_async.cli.exits import Exit, exit_of_error, exit_of_signal
 from krea_async.errors import KreaError
-from krea_async.report import NO_JOURNAL, directory_report, plain
 from krea_async.session import KreaSession
-from krea_async.verify import Problem, RepairReport, VerifyReport, repair, verify
+from krea_async.storage.compact import compact
+from krea_async.storage.history import JOURNAL_NAME
 
 MAX_NAMES_SHOWN: Final = 20
 
@@ -37,7 +42,7 @@ def verify_command(directory: Path, with_repair: bool, as_json: bool, no_decode:
     Prints the paths of those that are not. --repair fetches them again as long as the gateway has them, keeps a damaged
     file beside the new one, and says what the rest would cost. It never orders a picture.
 
-    Exit codes: 0 all is well; 3 problems are left; 2 nothing was rendered into DIR; 9 disk.
+    Exit codes: 0 all is well; 3 problems are left; 2 nothing was rendered into DIR; 9 disk, or DIR is in use.
     """
 
     def run() -> int:
@@ -48,8 +53,8 @@ def verify_command(directory: Path, with_repair: bool, as_json: bool, no_decode:
             _put(json.dumps(_verify_json(report, repaired)))
         else:
             _tell(report, repaired)
-            for path in dict.fromkeys(os.fspath(directory / problem.file) for problem in left):
-                _put(path)
+            names = dict.fromkeys(problem.file for problem in left if problem.kind != "unsafe_name")
+            _put("".join(f"{directory / name}\n" for name in names))
         return Exit.SOME_FAILED if left or report.damaged_lines else Exit.ALL_SAVED
 
     _exit_with(run)
@@ -59,14 +64,32 @@ def verify_command(directory: Path, with_repair: bool, as_json: bool, no_decode:
 @_DIRECTORY
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def report_command(directory: Path, as_json: bool) -> None:
-    """Print the books of DIR: rows, credits, failures, times, and what nobody knows the end of."""
+    """Print the books of DIR: rows, credits, failures, times, and what nobody knows the end of.
+
+    Exit codes: 0 printed; 2 nothing was rendered into DIR; 9 disk.
+    """
 
     def run() -> int:
         report = directory_report(directory)
-        if as_json:
-            _put(json.dumps(report.as_json()))
-        else:
-            _put("\n".join(report.as_text()))
+        _put(json.dumps(report.as_json()) if as_json else "\n".join(report_text(report)))
+        return Exit.ALL_SAVED
+
+    _exit_with(run)
+
+
+@click.command("compact")
+@_DIRECTORY
+def compact_command(directory: Path) -> None:
+    """Make the journal of DIR smaller: what is done with is left out, what resume needs is kept.
+
+    Exit codes: 0 done; 2 nothing was rendered into DIR; 9 disk, or DIR is in use.
+    """
+
+    def run() -> int:
+        if not (directory / JOURNAL_NAME).is_file():
+            raise no_journal(directory)
+        before, after = compact(directory)
+        _say(f"{directory / JOURNAL_NAME}: {before} bytes before, {after} after")
         return Exit.ALL_SAVED
 
     _exit_with(run)
@@ -80,12 +103,12 @@ async def _repaired(directory: Path, report: VerifyReport, base_url: str | None)
 
 
 def _verify_json(report: VerifyReport, repaired: RepairReport | None) -> dict[str, Any]:
-    facts = asdict(report, retain_collection_types=False)
+    facts = asdict(report)
     facts["directory"] = str(report.directory)
     facts["ok"] = report.ok
     facts["repair"] = None
     if repaired is not None:
-        facts["repair"] = asdict(repaired, retain_collection_types=False)
+        facts["repair"] = asdict(repaired)
         facts["repair"]["rerender_credits"] = repaired.rerender_credits
         facts["repair"]["rerender_usd"] = repaired.rerender_usd
     return facts
@@ -128,10 +151,12 @@ def _say(line: str) -> None:
     print(plain(line), file=sys.stderr)
 
 
-def _put(line: str) -> None:
-    """On stdout. A reader who leaves is no error."""
+def _put(text: str) -> None:
+    """On stdout. A reader who leaves is no error; a name that is no UTF-8 comes out as it came in."""
+    data = os.fsencode(text if not text or text.endswith("\n") else f"{text}\n")
     try:
-        print(line, flush=True)
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
     except BrokenPipeError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

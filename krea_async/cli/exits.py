@@ -1,9 +1,15 @@
-"""Exit codes: what a script that runs `krea-async` can rely on."""
+"""Exit codes: what a script that runs `krea-async` can rely on, and how a command comes to one."""
 
 import signal
+import sys
+from collections.abc import Awaitable, Callable
 from enum import IntEnum
+from typing import NoReturn
+
+import anyio
 
 from krea_async.errors import (
+    NO_FILE_LEFT,
     AccessDeniedError,
     AuthenticationError,
     BudgetExceededError,
@@ -14,6 +20,7 @@ from krea_async.errors import (
     RateLimitedError,
     ServiceError,
     TaskTimeoutError,
+    words_of,
 )
 from krea_async.results import BatchReport
 from krea_async.storage.disk import DISK_ERROR
@@ -66,3 +73,33 @@ def exit_of_report(report: BatchReport) -> int:
 def exit_of_signal(number: int) -> int:
     """The code for a run that a signal ended: 130 for SIGINT, 143 for SIGTERM."""
     return 128 + signal.Signals(number)
+
+
+class StoppedAtOnceError(Exception):
+    """The user asked twice. `code`: the exit code. `open_lines`: what is left, in words."""
+
+    def __init__(self, code: int, open_lines: list[str]) -> None:
+        super().__init__("\n".join(["stopped at once; tasks in flight may have been charged", *open_lines]))
+        self.code = code
+
+
+def run_to_exit(command: Callable[[], Awaitable[int]]) -> NoReturn:
+    """Run a command to its exit code; an error of ours is one line, not a traceback."""
+    try:
+        code = anyio.run(command)
+    except KreaError as error:
+        code = _told(error, exit_of_error(error))
+    except StoppedAtOnceError as stopped:
+        code = _told(stopped, stopped.code)
+    except OSError as error:
+        if error.errno not in NO_FILE_LEFT:  # anything of Python's own may need one more, such as an import
+            raise
+        code = _told(words_of(error), Exit.DISK)
+    except KeyboardInterrupt:
+        code = exit_of_signal(signal.SIGINT)
+    sys.exit(code)
+
+
+def _told(words: object, code: int) -> int:
+    print(f"krea-async: {words}", file=sys.stderr)
+    return code

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from krea_async.batch import BatchProgress
+from krea_async.batch.run import BatchProgress
 
 PLAIN_EVERY_S: Final = 5.0
 LIVE_EVERY_S: Final = 0.25

@@ -11,25 +11,19 @@ from pathlib import Path
 from typing import Final
 
 import anyio
+from attrs import asdict
 
-from krea_async.batch import Batch
-from krea_async.cli.exits import exit_of_report, exit_of_signal
+from krea_async.batch.run import Batch
+from krea_async.cli.exits import StoppedAtOnceError, exit_of_report, exit_of_signal
 from krea_async.cli.progress import ProgressView, clock, progress_view
 from krea_async.errors import KreaError
 from krea_async.results import BatchReport, GeneratedImage, error_code
 from krea_async.tasks import task_group
 
 MAX_CODES_SHOWN: Final = 20
+MAX_TASKS_SHOWN: Final = 20
 MAX_ROWS_SHOWN: Final = 5
 """Failed rows of one error code that are named while the batch runs; the rest are in the summary and the manifest."""
-
-
-class StoppedAtOnceError(Exception):
-    """The user asked twice. `code`: the exit code."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__("stopped at once; tasks in flight may have been charged")
-        self.code = code
 
 
 async def run_batch(batch: Batch, directory: Path, *, rows: int | None, as_json: bool, drain_s: float) -> int:
@@ -50,7 +44,7 @@ async def run_batch(batch: Batch, directory: Path, *, rows: int | None, as_json:
                         _print_paths(image)
             helpers.cancel_scope.cancel()
     if len(caught) > 1:
-        raise StoppedAtOnceError(exit_of_signal(caught[0]))
+        raise StoppedAtOnceError(exit_of_signal(caught[0]), _what_is_open(batch.report, directory))
     _summarise(batch.report, directory)
     if as_json:
         print(json.dumps(report_json(batch.report)))
@@ -67,10 +61,16 @@ def report_json(report: BatchReport) -> dict[str, object]:
         "already_saved": report.already_saved,
         "left": report.left,
         "credits": report.credits,
+        "credits_refunded": report.credits_refunded,
+        "credits_reserved": report.credits_reserved,
+        "credits_unknown": report.credits_unknown,
         "usd": report.usd,
         "bytes": report.bytes,
         "wall_s": round(report.wall_s, 3),
+        "seconds": asdict(report.seconds),
+        "pictures_per_minute": round(report.pictures_per_minute, 2),
         "failures": dict(report.failures),
+        "open_tasks": [{"index": row.index, "task_id": row.task_id} for row in report.open_tasks],
         "unknown": [
             {"index": row.index, "task_id": row.task_id, "charged": row.charged, "reason": row.reason}
             for row in report.unknown
@@ -78,6 +78,7 @@ def report_json(report: BatchReport) -> dict[str, object]:
         "maybe_twice": [{"index": row.index, "task_id": row.task_id} for row in report.maybe_twice],
         "balance_before": report.balance_before,
         "balance_after": report.balance_after,
+        "balance_difference": report.balance_difference,
         "stopped_by": None if report.stopped_by is None else str(report.stopped_by),
         "calls": dict(report.calls),
     }
@@ -153,8 +154,20 @@ def _summarise(report: BatchReport, directory: Path) -> None:
     if report.maybe_twice:
         lines.append(f"  {len(report.maybe_twice)} rows may have been charged twice; the gateway forgot their keys:")
         lines += [f"    row {row.index}, task {row.task_id}" for row in report.maybe_twice]
+    if (report.balance_difference or 0.0) > 0 and not (report.open_tasks or report.unknown):
+        lines.append(f"  the balance fell by {report.balance_difference:g} credits more than this run spent")
     if report.stopped_by is not None:
         lines.append(f"  stopped early: {report.stopped_by}")
+    print("\n".join(lines + _what_is_open(report, directory)), file=sys.stderr)
+
+
+def _what_is_open(report: BatchReport, directory: Path) -> list[str]:
+    """The last lines: how to go on, and with which tasks."""
+    lines = []
     if report.left or report.unknown:
         lines.append(f"  go on with: krea-async resume {directory}")
-    print("\n".join(lines), file=sys.stderr)
+    if report.open_tasks:
+        ids = [str(row.task_id) for row in report.open_tasks[:MAX_TASKS_SHOWN]]
+        ids += ["…"] if len(report.open_tasks) > MAX_TASKS_SHOWN else []
+        lines.append(f"  {len(report.open_tasks)} tasks go on at the gateway: {', '.join(ids)}")
+    return lines

@@ -10,7 +10,7 @@ from attrs import field, frozen, validators
 from yarl import URL
 
 from krea_async._version import __version__
-from krea_async.errors import Charged, KreaError, ServiceError
+from krea_async.errors import DISK_ERROR, NO_FILE_LEFT, Charged, KreaError, ServiceError, words_of
 from krea_async.gateway.replies import UNREADABLE, Reply
 
 USER_AGENT: Final = f"krea-async/{__version__} (Python asyncio client)"
@@ -88,6 +88,9 @@ class translated:  # noqa: N801 - reads as what it does: `with translated(Servic
     ) -> None:
         if error is None:
             return
+        if isinstance(error, OSError) and error.errno in NO_FILE_LEFT:  # our own fault: no other try is better
+            words = f"no connection can be opened: {words_of(error)}"
+            raise self._ours(words, code=DISK_ERROR, charged=self._unsent, retryable=False) from error
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
             forged = isinstance(error, aiohttp.ClientSSLError)
             words = f"the host could not be reached: {_words(error)}"

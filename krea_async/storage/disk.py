@@ -5,16 +5,17 @@ import errno
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import anyio
 from attrs import define, field
 
-from krea_async.errors import Charged, DownloadError
+from krea_async import errors
+from krea_async.errors import Charged, DownloadError, words_of
 
-DISK_ERROR: Final = "disk_error"
-"""Our own error code for a file that cannot be written."""
+DISK_ERROR: Final = errors.DISK_ERROR
 
 MAX_TURNS: Final = 4
 VISITS_A_TURN: Final = 16
@@ -115,8 +116,25 @@ async def make_directory(directory: Path) -> None:
         await in_thread(lambda: _make_writable(directory))
 
 
+def sync_directory(directory: Path) -> None:
+    """Make the names in `directory` durable, where its system can. Raises OSError when the disk fails."""
+    if os.name == "nt":
+        return
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # directories are not synced here, and need not be
+            raise
+    finally:
+        os.close(fd)
+
+
 def _make_writable(directory: Path) -> None:
+    new = list(takewhile(lambda path: not path.exists(), (directory, *directory.parents)))
     directory.mkdir(parents=True, exist_ok=True)
+    for path in new:  # a journal is no use in a directory whose own name a power cut takes away
+        sync_directory(path.parent)
     if not os.access(directory, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
 
@@ -127,5 +145,5 @@ def disk_errors(path: Path, *, charged: Charged = "yes") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        words = f"cannot write {error.filename or path}: {error.strerror or error}"
+        words = f"cannot write {error.filename or path}: {words_of(error)}"
         raise DownloadError(words, code=DISK_ERROR, charged=charged) from error

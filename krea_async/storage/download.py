@@ -68,7 +68,7 @@ class Downloads:
         its code is "disk_error" when the disk is at fault.
         """
         stem = self._names.claim(target.directory, target.stem, target.index)
-        part = Part(target.directory, stem, self._disk)
+        part = Part(target.directory, stem, self._disk, must_exist=target.must_exist)
         try:
             async with self._slots:
                 with disk_errors(part.path):
@@ -84,7 +84,7 @@ class Downloads:
         """Give a saved picture a second name; None if it is not there, or no picture, any more. DownloadError."""
         stem = self._names.claim(target.directory, target.stem, target.index)
         try:
-            with disk_errors(source):
+            with disk_errors(target.directory / stem, charged="no"):
                 return await self._disk.visit(lambda: copy_picture(source, target, stem))
         except InvalidImageError:
             return None

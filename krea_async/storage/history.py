@@ -16,7 +16,7 @@ from typing import BinaryIO, Final, Self, cast
 
 from attrs import frozen
 
-from krea_async.errors import JournalError
+from krea_async.errors import JournalError, words_of
 from krea_async.models import ImageRequest
 from krea_async.storage.disk import DISK_ERROR
 from krea_async.storage.records import (
@@ -114,6 +114,7 @@ class History:
         self._next = 0  # all rows before this one are taken
         self._by_digest: array[int] | None = None
         self._free: array[int] = array("Q")
+        self._saved_by_content: array[int] | None = None
 
     def close(self) -> None:
         """Close the file. Queries that read it fail from now on."""
@@ -172,6 +173,11 @@ class History:
         line = self._replay.line_at(self._replay.end_offset) if self._replay.end_offset else None
         return line if isinstance(line, RunEnded) else None
 
+    @property
+    def lost_rows(self) -> int:
+        """How many rows are lost."""
+        return self._replay.row_offsets.count(0)
+
     def count(self, state: RowState) -> int:
         """How many rows are in `state`."""
         return self._replay.states.count(state)
@@ -189,6 +195,10 @@ class History:
         if not isinstance(line, Row):
             raise JournalError(f"{self.path}: the line of row {n} is lost", code=DAMAGED)
         return line
+
+    def is_lost(self, n: int) -> bool:
+        """Whether the row's line is lost, which only a damaged journal has: nobody knows what was asked for."""
+        return not self._replay.row_offsets[self._known(n)]
 
     def request(self, n: int) -> ImageRequest:
         """What was asked for. Raises JournalError if the row's line is lost."""
@@ -260,6 +270,18 @@ class History:
             self._next += n == self._next
         return n
 
+    def saved_like(self, request: ImageRequest) -> Iterator[int]:
+        """The rows that were saved with the content of `request`. The index is built at the first call."""
+        contents, digest = self._replay.contents, content_digest_of(request)
+        if self._saved_by_content is None:
+            saved = (n for n, state in enumerate(self._replay.states) if state == RowState.SAVED)
+            self._saved_by_content = array("Q", sorted(saved, key=contents.__getitem__))
+        order = self._saved_by_content
+        for place in range(bisect_left(order, digest, key=contents.__getitem__), len(order)):
+            if contents[order[place]] != digest:
+                return
+            yield order[place]
+
     def changed(self, n: int, request: ImageRequest) -> bool:
         """Whether row `n` was recorded with other content than `request` has; its id may be the same."""
         return self._replay.contents[self._known(n)] != content_digest_of(request)
@@ -296,4 +318,4 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _unreadable(path: Path, error: OSError) -> JournalError:
-    return JournalError(f"cannot read {path}: {error.strerror or error}", code=DISK_ERROR)
+    return JournalError(f"cannot read {path}: {words_of(error)}", code=DISK_ERROR)

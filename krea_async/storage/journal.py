@@ -10,16 +10,16 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
-from errno import EINVAL, ENOTSUP
+from errno import ENOENT
 from pathlib import Path
 from typing import Final
 
 import anyio
 from attrs import field, frozen, validators
 
-from krea_async.errors import JournalError
+from krea_async.errors import JournalError, words_of
 from krea_async.models import ImageRequest
-from krea_async.storage.disk import DISK_ERROR, in_thread
+from krea_async.storage.disk import DISK_ERROR, in_thread, sync_directory
 from krea_async.storage.history import JOURNAL_NAME, History
 from krea_async.storage.lock import DirectoryLock
 from krea_async.storage.records import Header, Line, Row, Saved, encode
@@ -33,8 +33,8 @@ class JournalPolicy:
     but a killed process loses none. keys_live_s: how long the gateway is trusted to remember an idempotency key.
     """
 
-    gather_s: float = field(default=0.005, validator=validators.ge(0))
-    lazy_s: float = field(default=0.2, validator=validators.ge(0))
+    gather_s: float = field(default=0.02, validator=validators.ge(0))
+    lazy_s: float = field(default=0.1, validator=validators.ge(0))
     sync: bool = True
     keys_live_s: float = field(default=3600.0, validator=validators.ge(0))
 
@@ -84,8 +84,11 @@ class Journal:
         group.names_files = group.names_files or isinstance(line, Saved)
         group.begun.set()
 
-    async def durable(self) -> None:
-        """Return when all that was noted so far is on disk. Raises JournalError if the disk has failed."""
+    async def durable(self, *, hurry: bool = True) -> None:
+        """Return when all that was noted so far is on disk. Raises JournalError if the disk has failed.
+
+        hurry: within `gather_s`; else with the next lines that are in one, or within `lazy_s`.
+        """
         self._raise_fault()
         group = self._group if self._group.lines else self._writing
         if group is None:
@@ -93,7 +96,7 @@ class Journal:
         if not self._is_running:
             await self.flush()
             return
-        if not group.wanted.is_set():
+        if hurry and not group.wanted.is_set():
             group.due_s = asyncio.get_running_loop().time() + self._policy.gather_s
             group.wanted.set()
         await group.ended.wait()
@@ -148,9 +151,17 @@ class Journal:
                 data = data[os.write(self._fd, data) :]
             if self._policy.sync:
                 os.fsync(self._fd)
+            self._check_place()
             group.is_durable = True
         except Exception as error:  # noqa: BLE001 - raised to everybody, as JournalError
             self._fault = error
+
+    def _check_place(self) -> None:
+        """Raise FileNotFoundError if the file is not where the next run will look for it: then pay for nothing more."""
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(self._fd), self.path.stat()):
+                return
+        raise FileNotFoundError(ENOENT, "it was moved or removed while it was in use", os.fspath(self.path))
 
     def _raise_fault(self) -> None:
         if self._fault is not None:
@@ -165,9 +176,10 @@ class Journal:
 
 def journal_error(path: Path, fault: Exception | None) -> JournalError:
     """What to tell whoever depends on a journal that the disk refuses; code "disk_error"."""
-    words = (isinstance(fault, OSError) and fault.strerror) or str(fault)
+    words = words_of(fault) if isinstance(fault, OSError) else str(fault)
+    where = getattr(fault, "filename", None) or path
     return JournalError(
-        f"cannot write {path}: {words}. Mend the disk and start again: what was paid for is fetched, not ordered again",
+        f"cannot write {where}: {words}. Mend that and start again: what was paid for is fetched, not ordered again",
         code=DISK_ERROR,
     )
 
@@ -179,20 +191,6 @@ def journal_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise journal_error(path, error) from error
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in `directory` durable, where its system can. Raises OSError when the disk fails."""
-    if os.name == "nt":
-        return
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in (EINVAL, ENOTSUP):  # these say that directories are not synced here, and need not be
-            raise
-    finally:
-        os.close(fd)
 
 
 DEFAULT_POLICY: Final = JournalPolicy()

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from itertools import chain
 from os import SEEK_END
 from pathlib import Path
 from typing import Any, Final
@@ -16,13 +17,13 @@ from typing import Any, Final
 import aiofiles
 import anyio
 from aiofiles.threadpool.text import AsyncTextIOWrapper
+from attrs import astuple, fields
 
 from krea_async.errors import JournalError
 from krea_async.models import ImageRequest
-from krea_async.results import GeneratedImage, error_code
-from krea_async.storage.disk import disk_errors, in_thread, make_directory
+from krea_async.results import NO_TIME, GeneratedImage, Timings, error_code
+from krea_async.storage.disk import disk_errors, in_thread, make_directory, sync_directory, to_its_end
 from krea_async.storage.history import History
-from krea_async.storage.journal import sync_directory
 from krea_async.storage.replay import RowState
 
 MANIFEST_NAME: Final = "manifest.jsonl"
@@ -44,6 +45,8 @@ class Manifest:
         self._file = file
         self._lines: list[str] = ["\n"] if torn else []
         self._changed = asyncio.Event()
+        self.is_whole = True
+        """Whether no line was lost to a disk that could not take it."""
 
     def add(self, image: GeneratedImage) -> None:
         """Note one finished row."""
@@ -61,9 +64,23 @@ class Manifest:
     async def flush(self) -> None:
         """Append what was added and is not written yet. Raises DownloadError when the disk cannot take it."""
         lines, self._lines = self._lines, []
+        whole, self.is_whole = self.is_whole, False
         with disk_errors(self._path), anyio.CancelScope(shield=True):
             await self._file.write("".join(lines))
             await self._file.flush()
+        self.is_whole = whole
+
+    async def sync(self) -> None:
+        """Bring all of it to the disk itself, the name too. Raises DownloadError when the disk cannot take it."""
+        await self.flush()
+        whole, self.is_whole = self.is_whole, False
+        with disk_errors(self._path), anyio.CancelScope(shield=True):
+            await in_thread(self._sync)
+        self.is_whole = whole
+
+    def _sync(self) -> None:
+        os.fsync(self._file.fileno())
+        sync_directory(self._path.parent)
 
 
 @asynccontextmanager
@@ -71,14 +88,20 @@ async def open_manifest(directory: Path) -> AsyncIterator[Manifest]:
     """The manifest in `directory`, which is made if need be. Raises DownloadError when the disk cannot take it."""
     path = directory / MANIFEST_NAME
     await make_directory(directory)
-    with disk_errors(path, charged="no"):
-        torn = await in_thread(lambda: _ends_torn(path))
-        file = await aiofiles.open(path, "a", encoding="utf-8", errors=_ERRORS, opener=_private)
+    opened: list[AsyncTextIOWrapper] = []  # also one that is opened just when this is cancelled
+
+    async def open_file() -> None:
+        opened.append(await aiofiles.open(path, "a", encoding="utf-8", errors=_ERRORS, opener=_private))
+
     try:
-        yield Manifest(path, file, torn=torn)
+        with disk_errors(path, charged="no"):
+            torn = await in_thread(lambda: _ends_torn(path))
+            await to_its_end(open_file())
+        yield Manifest(path, opened[0], torn=torn)
     finally:
         with anyio.CancelScope(shield=True), suppress(OSError):  # it tries again what `flush` has reported
-            await file.close()
+            for file in opened:
+                await file.close()
 
 
 def _ends_torn(path: Path) -> bool:
@@ -110,6 +133,8 @@ def manifest_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
 def rebuild_manifest(directory: Path, history: History) -> int:
     """Write the manifest anew: one line for each settled row, in the order of the journal. Returns how many. Blocks.
 
+    Behind them stand the rows of the old one that were no valid requests, which the journal does not know, once each.
+
     For who has the directory locked: a run that appends meanwhile would go on with the old file. Crash-safe: there is
     the old manifest or the new one, whole. Raises DownloadError ("disk_error") when the disk cannot take it, and
     JournalError when the journal cannot be read any more.
@@ -120,7 +145,7 @@ def rebuild_manifest(directory: Path, history: History) -> int:
         try:
             fd = _private(new_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             with os.fdopen(fd, "w", encoding="utf-8", errors=_ERRORS) as file:
-                for row in _settled_rows(history):
+                for row in chain(_settled_rows(history), _invalid_rows(path)):
                     file.write(_line(row))
                     lines += 1
                 file.flush()
@@ -147,7 +172,7 @@ def manifest_row(image: GeneratedImage) -> dict[str, object]:
         sha256=image.sha256,
         pixels=(image.width, image.height),
         credits_=image.credits,
-        seconds=(timings.queued_s, timings.generating_s, timings.downloading_s),
+        seconds=astuple(timings),
         error=None if error is None else (error_code(error), error.message, error.charged),
     )
 
@@ -179,6 +204,12 @@ def _settled_rows(history: History) -> Iterator[dict[str, object]]:
             )
 
 
+def _invalid_rows(path: Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        rows = (row for _, row in manifest_lines(path) if row is not None and row.get("prompt") is None)
+        yield from {row.get("index"): row for row in rows}.values()
+
+
 def _asked_in(history: History, n: int) -> tuple[int | None, ImageRequest | None]:
     """The row's index and request; None for a row whose own line is lost, which only a damaged journal has."""
     try:
@@ -201,7 +232,7 @@ def _row(
     sha256: str | None = None,
     pixels: tuple[int | None, int | None] = (None, None),
     credits_: float,
-    seconds: tuple[float, ...] = (0.0, 0.0, 0.0),
+    seconds: tuple[float, ...] = astuple(NO_TIME),
     error: tuple[str, str, str] | None = None,
 ) -> dict[str, object]:
     """The keys, in their order. error: its code, its message, and whether the row was charged."""
@@ -220,9 +251,7 @@ def _row(
         "width": pixels[0],
         "height": pixels[1],
         "credits": credits_,
-        "queued_s": round(seconds[0], 3),
-        "generating_s": round(seconds[1], 3),
-        "downloading_s": round(seconds[2], 3),
+        **{step.name: round(value, 3) for step, value in zip(fields(Timings), seconds, strict=True)},
         "error": error[0] if error else None,
         "message": error[1] if error else None,
         "charged": error[2] if error else None,

@@ -8,10 +8,10 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from io import BytesIO
-from itertools import dropwhile
+from itertools import chain, count, dropwhile
 from pathlib import Path
 from secrets import token_hex
 from typing import Final
@@ -26,7 +26,8 @@ from krea_async.storage.names import alternatives
 WRITE_BYTES: Final = 256 * 1024
 """Bytes that are gathered before they go to disk: what one download holds in memory, but for a chunk."""
 
-_PART: Final = re.compile(r"(.+?)(?:\.[0-9a-f]{8})?\.part", re.DOTALL)
+_TOKEN: Final = re.compile(r"\.[0-9a-f]{8}\Z")
+_COPY: Final = re.compile(r"\.copy-[0-9a-f]{8}\.part")
 _NUMBER: Final = re.compile(r"[-_][0-9]+\Z")
 _BUFFER_BYTES: Final = 4096  # stated, so that opening a file asks the system for nothing else
 
@@ -37,12 +38,16 @@ class Target:
 
     `index`: the row's number in a batch, where names that its caller chose are told apart by it. `resumed`: an earlier
     run may have saved the picture and not lived to say so; a file of that name with the same bytes is the picture.
+    `replaces`: a file that was the picture and is not what it was; it is kept beside the new one, as `.damaged-<n>`.
+    `must_exist`: the directory is not made: one that vanishes is not to come back without what was in it.
     """
 
     directory: Path
     stem: str
     index: int | None = None
     resumed: bool = False
+    replaces: str | None = None
+    must_exist: bool = False
 
 
 @frozen(kw_only=True)
@@ -62,7 +67,8 @@ class Part:
     size_bytes: how much of it is here. etag: names the file that the bytes are from, if the host gave it a name.
     """
 
-    def __init__(self, directory: Path, stem: str, disk: DiskQueue) -> None:
+    def __init__(self, directory: Path, stem: str, disk: DiskQueue, *, must_exist: bool = False) -> None:
+        self._must_exist = must_exist
         self.path = directory / f"{stem}.part"
         self._stem = stem
         self._disk = disk
@@ -118,6 +124,7 @@ class Part:
         else:  # all of it is here: checked before it costs a visit to the disk
             picture = inspect(BytesIO(data), size_bytes=self.size_bytes)
             self._make(data, sync=sync)
+        _put_aside(target)
         names = _names(target, self._stem, picture.extension)
         sha256 = self._sha256.hexdigest()
         path = next(
@@ -143,6 +150,8 @@ class Part:
         try:
             file = self.path.open("xb", buffering=_BUFFER_BYTES)
         except FileNotFoundError:
+            if self._must_exist:
+                raise
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = self.path.open("xb", buffering=_BUFFER_BYTES)
         except FileExistsError:
@@ -185,6 +194,7 @@ def copy_picture(source: Path, target: Target, stem: str) -> SavedPicture | None
         size_bytes = os.fstat(file.fileno()).st_size
         picture = inspect(file, size_bytes=size_bytes)
     sha256 = sha256_of(source)
+    _put_aside(target)
     names = _names(target, stem, picture.extension)
     path = next(path for path in names if _linked(source, path) or _holds(path, size_bytes, sha256))
     return SavedPicture(path=path, bytes=size_bytes, sha256=sha256, width=picture.width, height=picture.height)
@@ -196,7 +206,7 @@ def _linked(source: Path, path: Path) -> bool:
     except FileExistsError:
         return False
     except OSError:  # no hard links on this file system
-        copy = path.with_name(f"{path.name}.{token_hex(4)}.part")
+        copy = path.with_name(f".copy-{token_hex(4)}.part")
         try:
             with source.open("rb") as original, copy.open("xb") as file:
                 shutil.copyfileobj(original, file, WRITE_BYTES)
@@ -206,6 +216,16 @@ def _linked(source: Path, path: Path) -> bool:
         finally:
             copy.unlink(missing_ok=True)
     return True
+
+
+def _put_aside(target: Target) -> None:
+    """Free the name of the file that is to be replaced."""
+    if target.replaces is None:
+        return
+    path = target.directory / target.replaces
+    free = (path.with_name(f"{path.name}.damaged-{number}") for number in count(1))
+    with suppress(FileNotFoundError):
+        path.rename(next(name for name in free if not os.path.lexists(name)))
 
 
 def _names(target: Target, stem: str, extension: str) -> Iterator[Path]:
@@ -225,18 +245,34 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def remove_parts(directory: Path, stems: Collection[str]) -> None:
-    """Remove what a killed run left of pictures with these stems. Blocks; for who has the directory locked."""
-    if not stems:
-        return
-    for entry in os.scandir(directory):
-        match = _PART.fullmatch(entry.name)
-        if match and any(stem in stems for stem in _stems(match[1])):
-            Path(entry.path).unlink(missing_ok=True)
+def remove_parts(directory: Path, stems: Iterable[str]) -> None:
+    """Remove what killed runs left: of pictures with these stems, and of copies. Blocks; for who has the lock.
+
+    `stems` is read only as long as there are parts that may have one of them.
+    """
+    with os.scandir(directory) as entries:
+        parts = [entry for entry in entries if entry.name.endswith(".part")]
+    left: set[str] = set()
+    by_stem: dict[str, set[str]] = {}
+    for part in parts:
+        if not part.is_file(follow_symlinks=False):
+            continue
+        if _COPY.fullmatch(part.name):
+            (directory / part.name).unlink(missing_ok=True)
+            continue
+        left.add(part.name)
+        name = part.name.removesuffix(".part")
+        for stem in chain(_stems(name), _stems(_TOKEN.sub("", name))):
+            by_stem.setdefault(stem, set()).add(part.name)
+    stems = iter(stems)
+    while left and (ours := next(stems, None)) is not None:
+        for name in left & by_stem.get(ours, set()):
+            (directory / name).unlink(missing_ok=True)
+            left.remove(name)
 
 
 def _stems(name: str) -> Iterator[str]:
-    """Whose picture this may be: `name`, and what it was before a number told it apart."""
+    """Whose picture this may be: `name`, and what it was before numbers told it apart."""
     yield name
     while number := _NUMBER.search(name):
         name = name[: number.start()]

@@ -8,6 +8,7 @@ keys is part of the format: `storage.replay` reads the first ones by their place
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, ClassVar, Final
 from zlib import crc32
@@ -131,7 +132,7 @@ class Completed:
 class Saved:
     """The picture is on disk. files: names in the directory, the first is the picture that the other facts are of.
 
-    seconds: queued, generating, downloading. task_id: None if the row needed no task of its own.
+    seconds: queued, waiting, generating, downloading. task_id: None if the row needed no task of its own.
     """
 
     event: ClassVar = "saved"
@@ -143,7 +144,7 @@ class Saved:
     sha256: str
     width: int
     height: int
-    seconds: tuple[float, ...] = field(default=(0.0, 0.0, 0.0), converter=_all_to_ms)
+    seconds: tuple[float, ...] = field(default=(0.0,) * 4, converter=_all_to_ms)
     at_s: float = field(converter=_to_ms)
 
 
@@ -272,6 +273,7 @@ def digest_of(request: ImageRequest) -> int:
     return _digest(("id", request.id))
 
 
+@lru_cache(maxsize=1024)  # asked for when the row is looked for, and when it is written
 def content_digest_of(request: ImageRequest) -> int:
     """What makes the picture, in 64 bits. Not the callback; and the seeds None and 0 mean the same to the gateway."""
     return _digest((request.prompt, request.size, request.quality, request.seed or None, request.nsfw_check))

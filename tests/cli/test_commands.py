@@ -35,7 +35,7 @@ RetryPolicy.__init__.__kwdefaults__.update(first_wait_s=0.05, max_wait_s=0.2)
 COMMAND = [sys.executable, "-c", IMPATIENT + PROGRAM]
 """`krea-async` with the same rules as ever, but waits that a test can afford."""
 
-COMMANDS = ("render", "generate", "credits", "sandbox", "demo")
+COMMANDS = ("render", "generate", "credits", "sandbox", "demo", "verify", "report", "compact")
 
 
 @frozen

@@ -6,7 +6,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from attrs import evolve
 from hypothesis import given
+from hypothesis import strategies as st
 from journal_lines import (
     END,
     HEADER,
@@ -25,11 +27,12 @@ from journal_lines import (
 )
 
 from krea_async import JournalError
+from krea_async.audit.report import directory_report
 from krea_async.storage.compact import COMPACT_NAME, compact
 from krea_async.storage.disk import DISK_ERROR
 from krea_async.storage.history import JOURNAL_NAME, History
 from krea_async.storage.lock import LOCKED, DirectoryLock
-from krea_async.storage.records import Line, Sums, encode
+from krea_async.storage.records import Accepted, Line, Sums, encode
 
 ROUND: list[Line] = [row(0), intent(0), accepted(0), failed(0, "yes"), intent(0, "key-2"), accepted(0, "task-2")]
 
@@ -54,19 +57,66 @@ def test_of_an_open_row_what_resume_needs_is_kept_and_earlier_rounds_are_only_su
     assert path.read_bytes() == data_of(HEADER, Sums(settled=0.45, unknown=0.0), RUN, *kept)
 
 
-@given(journals())
+def repeated(n: int, task_id: str, *, replayed: bool) -> Accepted:
+    """It was sent again after a lost answer; whether the gateway said that it knew the key."""
+    return evolve(accepted(n, task_id), replayed=replayed)
+
+
+def test_of_a_row_that_may_have_been_charged_twice_every_line_is_kept_and_of_one_whose_key_was_known(
+    tmp_path: Path,
+) -> None:
+    known: list[list[Line]] = [[row(n), intent(n), repeated(n, f"task-{n}", replayed=True), saved(n)] for n in range(2)]
+    first: list[Line] = [row(2), intent(2), repeated(2, "task-1", replayed=False), completed(2), failed(2, "yes")]
+    later: list[Line] = [intent(2, "key-2"), repeated(2, "task-2", replayed=False), left(2), failed(2, "unknown")]
+    last: list[Line] = [intent(2, "key-3"), accepted(2, "task-3"), completed(2), saved(2)]
+    path = written(tmp_path / JOURNAL_NAME, HEADER, RUN, *known[0], *known[1], *first, *later, RUN, *last, END)
+    compact(tmp_path)
+    settled: list[Line] = [row(1), saved(1)]
+    assert path.read_bytes() == data_of(HEADER, RUN, *known[0], *settled, *first, *later, RUN, *last, END)
+
+
+@st.composite
+def repeating(draw: st.DrawFn) -> list[Line]:
+    """A journal where rows were sent again, and the gateway knew their keys or not."""
+    replayed = st.sampled_from([None, None, True, False])
+    return [evolve(line, replayed=draw(replayed)) if isinstance(line, Accepted) else line for line in draw(journals())]
+
+
+@given(repeating())
 def test_a_compacted_journal_gives_the_same_answers_and_compacts_no_further(lines: list[Line]) -> None:
     with TemporaryDirectory() as name:
         directory = Path(name)
         path = written(directory / JOURNAL_NAME, *lines)
         with History(path) as history:
             expected = answers(history)
+        books = books_of(directory)
         before, after = compact(directory)
         assert after <= before + len(encode(Sums(settled=100.45, unknown=100.45)))
         for _ in range(2):
             with History(path) as history:
                 assert answers(history) == expected
+            assert books_of(directory) == books
             assert compact(directory) == (after, after)
+
+
+def books_of(directory: Path) -> tuple[object, ...]:
+    """What a directory's books say of money, but for what was given back."""
+    report = directory_report(directory)
+    sums = (report.credits, report.credits_reserved, report.credits_unknown, report.usd)
+    return (*sums, report.maybe_twice, report.unknown, report.open_tasks, report.failures, report.states)
+
+
+def test_keys_that_were_known_before_are_so_after_and_rows_are_told_that_are_sent_twice_later(tmp_path: Path) -> None:
+    known: list[Line] = [row(0), intent(0), repeated(0, "task-0", replayed=True), saved(0)]
+    written(tmp_path / JOURNAL_NAME, HEADER, RUN, *known)
+    compact(tmp_path)
+    with (tmp_path / JOURNAL_NAME).open("ab") as journal:
+        for n, late_s in ((1, 10.0), (2, 7200.0)):
+            again = evolve(repeated(n, f"task-{n}", replayed=False), at_s=intent(n).at_s + late_s)
+            journal.write(data_of(row(n), intent(n), again, saved(n)))
+    for _ in range(2):
+        assert [row.index for row in directory_report(tmp_path).maybe_twice] == [2]
+        compact(tmp_path)
 
 
 def test_a_torn_end_is_left_behind(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ SessionOf = Callable[..., KreaSession]
 
 KEYS = [
     *("index", "id", "status", "file", "prompt", "size", "quality", "seed", "task_id", "bytes", "sha256", "width"),
-    *("height", "credits", "queued_s", "generating_s", "downloading_s", "error", "message", "charged"),
+    *("height", "credits", "queued_s", "waiting_s", "generating_s", "downloading_s", "error", "message", "charged"),
 ]
 
 
@@ -45,7 +45,7 @@ def saved(index: int, prompt: str = "a fox") -> GeneratedImage:
         width=1344,
         height=768,
         credits=0.45,
-        timings=Timings(queued_s=0.12345, generating_s=1.0, downloading_s=2.0),
+        timings=Timings(queued_s=0.12345, waiting_s=0.5, generating_s=1.0, downloading_s=2.0),
     )
 
 
@@ -71,7 +71,7 @@ def test_a_saved_row_says_what_is_known_in_a_stable_order() -> None:
     row = manifest_row(saved(3))
     assert [*row] == KEYS
     values = [3, "row", "saved", "row.png", "a fox", "16:9", "1K", 7, "task-unified-1-a", 12, "00ff", 1344, 768, 0.45]
-    assert [*row.values()] == [*values, 0.123, 1.0, 2.0, None, None, None]
+    assert [*row.values()] == [*values, 0.123, 0.5, 1.0, 2.0, None, None, None]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import hashlib
 import os
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from krea_async import InvalidImageError
 from krea_async.storage.disk import DiskQueue
-from krea_async.storage.part import WRITE_BYTES, Part, Target
+from krea_async.storage.part import WRITE_BYTES, Part, Target, remove_parts
 
 pytestmark = pytest.mark.anyio
 
@@ -209,3 +210,47 @@ async def test_a_write_that_was_cancelled_can_be_continued(tmp_path: Path) -> No
     saved = await part.publish(target(tmp_path), sync=False)
     assert saved.path.read_bytes() == body
     assert saved.sha256 == hashlib.sha256(body).hexdigest()
+
+
+# --- what a killed run left -------------------------------------------------------------------------------------------
+
+OURS = (
+    "fox.part",
+    "fox.0a1b2c3d.part",
+    "fox-2.part",
+    "fox-00007-2.part",
+    "v1.2.final.part",
+    "owl.20261121.part",
+    ".copy-0a1b2c3d.part",
+)
+NOT_OURS = (
+    *("fox.png", "fox.parts", "foxes.part", "fox.part.bak", "my fox.part", ".part", "fox-.part"),
+    *("v1.2.part", "fox.final.part", "owl.part", "fox.0A1B2C3D.part", ".copy-me.part", "fox-2-b.part"),
+)
+
+
+def test_parts_of_these_pictures_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (*OURS, *NOT_OURS):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "hare.part").mkdir()
+    (tmp_path / "hare-2.part").symlink_to("owl.part")
+    remove_parts(tmp_path, ["hare", "fox", "fox", "v1.2.final", "owl.20261121"])
+    assert names(tmp_path) == sorted([*NOT_OURS, "hare.part", "hare-2.part"])
+
+
+@pytest.mark.parametrize(("parts", "read"), [([], 0), ([".copy-0a1b2c3d.part"], 0), (["2.part", "5-3.part"], 6)])
+def test_stems_are_read_only_as_long_as_there_are_parts_that_may_be_theirs(
+    tmp_path: Path, parts: list[str], read: int
+) -> None:
+    """There may be a million."""
+    taken: list[str] = []
+
+    def stems() -> Iterator[str]:
+        for number in range(1_000_000):
+            taken.append(str(number))
+            yield taken[-1]
+
+    for name in (*parts, "1.png"):
+        (tmp_path / name).write_bytes(b"x")
+    remove_parts(tmp_path, stems())
+    assert (names(tmp_path), len(taken)) == (["1.png"], read)

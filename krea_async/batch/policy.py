@@ -2,11 +2,16 @@
 
 from collections.abc import Collection
 
-from attrs import field, frozen, validators
+from attrs import Attribute, field, frozen, validators
 
 from krea_async.control.backlog import BacklogPolicy
 from krea_async.control.breaker import BreakerPolicy
 from krea_async.storage.journal import JournalPolicy
+
+
+def _check_retried(policy: "BatchPolicy", attribute: "Attribute[frozenset[str] | None]", value: object) -> None:
+    if value is not None and not policy.retry_failed:
+        raise ValueError(f"'{attribute.name}' says which rows retry_failed sends again; give both")
 
 
 def _codes(codes: Collection[str] | None) -> frozenset[str] | None:
@@ -33,7 +38,7 @@ class BatchPolicy:
     breaker: BreakerPolicy | None = field(factory=BreakerPolicy)
     dedupe: bool = True
     retry_failed: bool = False
-    retry_codes: frozenset[str] | None = field(default=None, converter=_codes)
+    retry_codes: frozenset[str] | None = field(default=None, converter=_codes, validator=_check_retried)
     retry_unknown: bool = False
     check_sha256: bool = False
     read_balance: bool = False

@@ -16,22 +16,21 @@ import anyio
 from anyio.abc import TaskGroup
 from attrs import frozen
 
-from krea_async.batch_policy import BatchPolicy
-from krea_async.books import Books, Entry, open_books
-from krea_async.errors import DownloadError, JournalError, KreaError, ServiceError
-from krea_async.feed import Prompts, left_under_way, rows_of
-from krea_async.gate import Gate
+from krea_async.batch.books import Books
+from krea_async.batch.entry import Entry
+from krea_async.batch.feed import Feed, Prompts, left_under_way
+from krea_async.batch.gate import Gate
+from krea_async.batch.opening import open_books
+from krea_async.batch.policy import BatchPolicy
+from krea_async.batch.row import RowRunner
+from krea_async.errors import DownloadError, JournalError, KreaError
 from krea_async.pipeline import Pipeline
 from krea_async.results import BatchReport, GeneratedImage, Tally
-from krea_async.row import RowRunner
 from krea_async.storage.disk import DISK_ERROR
 from krea_async.submission import Stop
 from krea_async.tasks import task_group
 
 log = logging.getLogger(__name__)
-
-UNSERVED_TO_STOP: Final = 16
-"""Rows in a row that the service was not there for, after which the batch stops."""
 
 BALANCE_WITHIN_S: Final = 5.0
 """How long the balance is waited for; the books can do without."""
@@ -72,7 +71,7 @@ class Batch(anyio.AsyncContextManagerMixin):
     ) -> None:
         """`prompts` None: every row that the directory's journal knows."""
         self._pipeline = pipeline
-        self._prompts = prompts
+        self._list = Feed(prompts)
         self._directory = directory
         self._caps = max_credits, max_usd
         self._policy = policy
@@ -88,7 +87,6 @@ class Batch(anyio.AsyncContextManagerMixin):
         self._worked = asyncio.Event()
         self._fed = False
         self._in_flight = 0
-        self._unserved = 0
         self._list_error: Exception | None = None
         self._calls_before: Mapping[str, int] = {}
         self._started_s: float | None = None
@@ -121,7 +119,9 @@ class Batch(anyio.AsyncContextManagerMixin):
                             yield self
                     ended = True
                     self._tally.balance_after = await self._balance()
-                    books.run_ended(self._tally.balance_after, self._pipeline.submitter.stopped_by(self._stop))
+                    await self._keep_books(books.manifest.sync)
+                    if books.manifest.is_whole:  # else the next run is to write it anew
+                        books.run_ended(self._tally.balance_after, self._pipeline.submitter.stopped_by(self._stop))
             except (JournalError, DownloadError) as error:
                 if not ended:
                     raise
@@ -132,7 +132,7 @@ class Batch(anyio.AsyncContextManagerMixin):
 
     async def _prepare(self, books: Books) -> None:
         self._books = books
-        self._gate = Gate(books.budget(*self._caps), self._policy)
+        self._gate = Gate(books.known.budget(*self._caps), self._policy)
         self._runner = RowRunner(self._pipeline, books, self._gate, self._stop, dedupe=self._policy.dedupe)
         self._tally.maybe_twice = books.maybe_twice
         self._tally.balance_before = await self._balance()
@@ -163,17 +163,19 @@ class Batch(anyio.AsyncContextManagerMixin):
 
     async def _work(self) -> None:
         """Everything that runs. Shielded: a cancellation of the batch must not reach rows that are paid for."""
-        with self._working:
-            async with task_group() as books:
-                books.start_soon(self._keep_books, self._books.journal.run)
-                books.start_soon(self._keep_books, self._books.manifest.write)
-                async with task_group() as rows:
-                    rows.start_soon(self._feed, rows)
-                books.cancel_scope.cancel()
-        with anyio.CancelScope(shield=True):
-            await self._keep_books(self._books.manifest.flush)
-            await self._keep_books(self._books.journal.flush)
-        self._worked.set()
+        try:
+            with self._working:
+                async with task_group() as books:
+                    books.start_soon(self._keep_books, self._books.journal.run)
+                    books.start_soon(self._keep_books, self._books.manifest.write)
+                    async with task_group() as rows:
+                        rows.start_soon(self._feed, rows)
+                    books.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await self._keep_books(self._books.manifest.flush)
+                await self._keep_books(self._books.journal.flush)
+        finally:
+            self._worked.set()
 
     def __aiter__(self) -> AsyncIterator[GeneratedImage]:
         return self
@@ -217,14 +219,17 @@ class Batch(anyio.AsyncContextManagerMixin):
     def report(self) -> BatchReport:
         """The books, so far or, after the end, for good."""
         return self._final or self._tally.report(
-            wall_s=self._elapsed_s, calls=self._calls(), stopped_by=self._pipeline.submitter.stopped_by(self._stop)
+            wall_s=self._elapsed_s,
+            calls=self._calls(),
+            stopped_by=self._pipeline.submitter.stopped_by(self._stop),
+            unread=self._list.unread,
         )
 
     async def _feed(self, rows: TaskGroup) -> None:
         try:
             with self._feeding:
                 await self._feed_left(rows)
-                async with aclosing(rows_of(self._prompts, self._books)) as entries:
+                async with aclosing(self._list.rows(self._books)) as entries:
                     while True:
                         await self._places.acquire()
                         if self._pipeline.submitter.stopped_by(self._stop) is not None:
@@ -248,6 +253,7 @@ class Batch(anyio.AsyncContextManagerMixin):
         """What earlier runs left comes first; what is finished is fetched before anything new is ordered."""
         left = await left_under_way(self._books, self._pipeline)
         for entry in left:
+            self._runner.is_maker(entry)
             self._gate.adopt(entry)
         for entry in left:
             await self._places.acquire()
@@ -257,14 +263,14 @@ class Batch(anyio.AsyncContextManagerMixin):
 
     async def _begin(self, rows: TaskGroup, entry: Entry) -> None:
         try:
-            if not entry.is_paid and not self._runner.waits_for_twin(entry):
+            if self._runner.is_maker(entry) and not entry.is_paid:
                 await self._gate.admit(entry)
         except KreaError as error:
             self.stop(error)
-            self._deliver(self._runner.skipped(entry, error))
+            self._deliver(self._runner.skipped(entry, error), entry)
         except asyncio.CancelledError:
             reason = self._pipeline.submitter.stopped_by(self._stop)
-            self._deliver(self._runner.left(entry) if reason is None else self._runner.skipped(entry, reason))
+            self._deliver(self._runner.left(entry) if reason is None else self._runner.skipped(entry, reason), entry)
             raise
         else:
             rows.start_soon(self._row, entry)
@@ -276,43 +282,35 @@ class Batch(anyio.AsyncContextManagerMixin):
             image = self._runner.left(entry)
             with suppress(JournalError):
                 self._note(entry, image)
-            self._deliver(image)
+            self._deliver(image, entry)
             raise
         try:
             self._note(entry, image)
-            await self._books.journal.durable()
+            await self._books.journal.durable(hurry=False)
         except JournalError as error:
-            self.stop(error)
+            self.stop(error, drain_s=self._policy.drain_s)
         finally:
-            self._deliver(image)
+            self._deliver(image, entry)
 
     def _note(self, entry: Entry, image: GeneratedImage) -> None:
         """Tell everybody who decides on what comes next. Raises JournalError."""
         reason = self._gate.ended(entry, image)
         if image.error is not None and image.error.code == DISK_ERROR:
-            reason = image.error
-        if reason is not None:
+            self.stop(image.error, drain_s=self._policy.drain_s)
+        elif reason is not None:
             self.stop(reason)
-        self._note_service(image)
         self._books.ended(entry, image)
 
-    def _deliver(self, image: GeneratedImage) -> None:
-        self._runner.ended(image)
-        self._tally.add(image)
+    def _deliver(self, image: GeneratedImage, entry: Entry | None = None) -> None:
+        """`entry`: None for a row that had ended before it began."""
+        if entry is not None:
+            self._runner.ended(entry, image)
+        self._tally.add(image, ended_before=entry is None)
         self._results.put_nowait(image)
         self._in_flight -= 1
         if self._pipeline.submitter.stopped_by(self._stop) is not None:
             self._feeding.cancel()  # the list may be waiting for its next prompt
         self._end_if_done()
-
-    def _note_service(self, image: GeneratedImage) -> None:
-        """Stop when row after row, each after all its tries, found nobody who answers: the rest would fail alike."""
-        if not isinstance(image.error, ServiceError):
-            self._unserved = 0
-        elif image.status == "failed":
-            self._unserved += 1
-            if self._unserved >= UNSERVED_TO_STOP:
-                self.stop(image.error)
 
     def _end_if_done(self) -> None:
         if self._fed and self._in_flight == 0:
@@ -322,7 +320,7 @@ class Batch(anyio.AsyncContextManagerMixin):
         try:
             await write()
         except (DownloadError, JournalError) as error:
-            self.stop(error)
+            self.stop(error, drain_s=self._policy.drain_s)
 
     def _calls(self) -> dict[str, int]:
         return {route: calls - self._calls_before.get(route, 0) for route, calls in self._pipeline.calls().items()}

@@ -5,17 +5,20 @@ from functools import partial
 from pathlib import PurePath
 from typing import Final
 
-from krea_async.books import Books, Entry
-from krea_async.errors import BudgetExceededError, KreaError
-from krea_async.gate import Gate
+from attrs import evolve
+
+from krea_async.batch.books import Books
+from krea_async.batch.entry import Entry
+from krea_async.batch.gate import Gate
+from krea_async.batch.lost import Search
+from krea_async.batch.twins import Twins
+from krea_async.errors import ImageExpiredError, KreaError, TaskNotFoundError
 from krea_async.models import Task
-from krea_async.pipeline import Job, Pipeline
+from krea_async.pipeline import Job, Pipeline, price_of_another
 from krea_async.results import GeneratedImage, ImageStatus, Timings
 from krea_async.storage.names import file_stem
 from krea_async.storage.part import Target
-from krea_async.storage.replay import RowState
 from krea_async.submission import NotSubmittedError, Stop
-from krea_async.twins import Twins
 
 log = logging.getLogger(__name__)
 
@@ -32,38 +35,38 @@ class RowRunner:
         self._books = books
         self._gate = gate
         self._stop = stop
-        self._twins = Twins() if dedupe else None
+        self._twins = Twins(books.known.file_like) if dedupe else None
 
-    def waits_for_twin(self, entry: Entry) -> bool:
-        """Whether another row makes, or has made, the picture of this one, so that it may cost nothing."""
-        return self._twins is not None and not entry.is_paid and self._twins.is_being_made(entry.request)
+    def is_maker(self, entry: Entry) -> bool:
+        """Whether the row is to make its picture. Else another row makes it, or has, so that it may cost nothing."""
+        return self._twins is None or self._twins.is_maker(entry)
 
-    def ended(self, image: GeneratedImage) -> None:
-        """A row has ended, now or in an earlier run: rows that show the same picture may be waiting for it."""
-        if self._twins is not None and image.request is not None:
-            self._twins.ended(image.request, None if image.error is not None else image.path)
+    def ended(self, entry: Entry, image: GeneratedImage) -> None:
+        """A row has ended: rows that show the same picture may be waiting for it."""
+        if self._twins is not None:
+            self._twins.ended(entry, None if image.error is not None else image.path)
 
     async def run(self, entry: Entry) -> GeneratedImage:
         """What came of the row. Never raises a KreaError; a cancelled row's result comes from `left`."""
         job: Job | None = None
         try:
-            if self._twins is not None and not entry.is_paid:
-                name = await self._twins.picture_of(entry.request)
+            if entry.is_copy or not entry.is_paid:
+                name = await self._other_picture(entry)
                 if name is not None and (image := await self._copied(entry, name)) is not None:
                     return image
             if not entry.is_paid and entry.reservation is None:
-                await self._gate.admit(entry)
+                await self._admit(entry)
             job = await self._job(entry)
-            with job.given_up_if_cancelled():
+            with job.given_up_if_cancelled(is_noted=True):
                 task = await job.wait()
                 self._books.completed(entry, task)
                 self._gate.completed(entry, task)
-                return await job.save_as(self._target(entry), index=entry.index)
+                image = await job.save_as(self._target(entry), index=entry.index)
+                return image if entry.saved is None else evolve(image, credits=0.0)
         except NotSubmittedError as stopped:
             return self.skipped(entry, stopped.reason)
-        except BudgetExceededError as error:
-            return self.skipped(entry, error)
-        except KreaError as error:
+        except KreaError as problem:
+            error = _gone(entry, problem) if isinstance(problem, TaskNotFoundError) and entry.was_made else problem
             log.info("row %d failed: %s", entry.index, error)
             return self._result(entry, "failed", error, job)
 
@@ -81,6 +84,16 @@ class RowRunner:
             charged="unknown" if entry.sent else "no",
         )
         return self._result(entry, "skipped", error, None)
+
+    async def _other_picture(self, entry: Entry) -> str | None:
+        return None if self._twins is None else await self._twins.picture_of(entry)
+
+    async def _admit(self, entry: Entry) -> None:
+        try:
+            await self._gate.admit(entry)
+        except KreaError as error:
+            self._pipeline.submitter.stop(error, self._stop)
+            raise NotSubmittedError(error) from error
 
     async def _copied(self, entry: Entry, name: str) -> GeneratedImage | None:
         """The picture of a row that is equal to this one, under this one's name. None if it is not there any more."""
@@ -102,19 +115,17 @@ class RowRunner:
     async def _job(self, entry: Entry) -> Job:
         if entry.task_id is not None:
             return self._pipeline.resume(entry.task_id, entry.request, entry.task)
-        if self._books.is_stale(entry):
-            raise KreaError(
-                "the row was sent in an earlier run and the answer was lost, too long ago to ask again under the same "
-                "key: it may have been charged. To send it again all the same, retry what is unknown",
-                code=UNKNOWN_OUTCOME,
-                charged="unknown",
-            )
+        if entry.saved is not None:
+            raise _gone(entry, None)
+        if entry.lost is not None or self._books.known.is_stale(entry):
+            lost = entry.lost or Search(gap="it was not searched").words(self._books.known.lost_row(entry))
+            raise KreaError(lost, code=UNKNOWN_OUTCOME, charged="unknown")
         key = entry.key or next(self._pipeline.keys)
         return await self._pipeline.submit(
             entry.request,
             key=key,
             stop=self._stop,
-            maybe_paid=entry.known is not None and entry.known.state is RowState.INTENT,
+            maybe_paid=entry.sent,
             before=partial(self._books.intend, entry, key),
             accepted=partial(self._accepted, entry),
         )
@@ -124,14 +135,17 @@ class RowRunner:
         await self._books.accepted(entry, task, repeated=repeated)
 
     def _target(self, entry: Entry) -> Target:
-        stem = file_stem(entry.index, entry.request)
+        index = self._books.known.first_index(entry)
+        stem = file_stem(index, entry.request)
         if entry.saved is not None:
             stem = PurePath(entry.saved.files[0]).stem
         return Target(
             directory=self._books.directory,
             stem=stem,
-            index=entry.index if entry.request.id else None,
+            index=index if entry.request.id else None,
             resumed=entry.resumed,
+            must_exist=True,
+            replaces=None if entry.saved is None else entry.saved.files[0],
         )
 
     def _result(self, entry: Entry, status: ImageStatus, error: KreaError, job: Job | None) -> GeneratedImage:
@@ -140,7 +154,18 @@ class RowRunner:
             request=entry.request,
             status=status,
             task_id=entry.task_id,
-            credits=job.price_credits if job is not None and error.charged == "yes" else 0.0,
+            credits=job.price_credits if job is not None and error.charged == "yes" and entry.saved is None else 0.0,
             error=error,
             timings=job.timings if job is not None else Timings(),
         )
+
+
+def _gone(entry: Entry, error: TaskNotFoundError | None) -> ImageExpiredError:
+    """The picture was made, and nobody has it any more."""
+    why = "its task is not known" if error is None else error.message
+    return ImageExpiredError(
+        f"the picture is gone: {why}{price_of_another(entry.request)}",
+        status=None if error is None else error.status,
+        request_id=None if error is None else error.request_id,
+        task_id=entry.task_id,
+    )

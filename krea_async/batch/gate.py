@@ -10,12 +10,12 @@ from typing import Final
 
 import anyio
 
-from krea_async.batch_policy import BatchPolicy
-from krea_async.books import Entry
+from krea_async.batch.entry import Entry
+from krea_async.batch.policy import BatchPolicy
 from krea_async.control.backlog import Backlog
 from krea_async.control.breaker import Breaker
 from krea_async.control.budget import Budget, PriceChange, Reservation
-from krea_async.errors import KreaError
+from krea_async.errors import KreaError, ServiceError
 from krea_async.models import Task
 from krea_async.results import GeneratedImage, error_code
 
@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 CANARY_FAILED: Final = "canary_failed"
 BREAKER_OPEN: Final = "breaker_open"
 """Our own error codes for a batch that stopped because it was about to repeat one failure."""
+
+UNSERVED_TO_STOP: Final = 16
+"""Rows in a row that the service was not there for, after which the batch stops."""
 
 _LOOK_AGAIN_S: Final = 5.0
 
@@ -36,6 +39,7 @@ class Gate:
         self._canaries = policy.canary
         self._breaker = Breaker(policy.breaker) if policy.breaker is not None else None
         self._backlog = Backlog(policy.backlog)
+        self._unserved = 0
         self._admitted = 0
         self._canaries_ended = self._canaries_saved = 0
         self._to_fetch: set[Entry] = set()
@@ -101,9 +105,19 @@ class Gate:
             self._canaries_ended += 1
             self._canaries_saved += image.status == "saved"
         self._changed.set()
-        if self._breaker is None or image.status == "skipped":
+        if image.status == "skipped":
             return None
-        reason = self._breaker.note(None if image.error is None else error_code(image.error))
+        return self._unserved_too_often(image.error) or self._broken(image.error)
+
+    def _unserved_too_often(self, error: KreaError | None) -> KreaError | None:
+        """Row after row, each after all its tries, found nobody who answers: the rest would fail alike."""
+        self._unserved = self._unserved + 1 if isinstance(error, ServiceError) else 0
+        return error if self._unserved >= UNSERVED_TO_STOP else None
+
+    def _broken(self, error: KreaError | None) -> KreaError | None:
+        if self._breaker is None:
+            return None
+        reason = self._breaker.note(None if error is None else error_code(error))
         return None if reason is None else KreaError(reason, code=BREAKER_OPEN)
 
     def _may_start(self) -> bool:

@@ -1,0 +1,139 @@
+"""`krea-async estimate`: a list is checked and priced, and nothing of it is sent."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import click
+from attrs import asdict
+
+from krea_async.cli.exits import Exit, exit_of_error, run_to_exit
+from krea_async.cli.progress import clock
+from krea_async.errors import KreaError, ServiceError
+from krea_async.estimate import Estimate, estimate
+from krea_async.prompts import PromptList
+from krea_async.session import KreaSession
+from krea_async.settings import DEFAULT_CONCURRENCY, KEY_VARIABLE
+from krea_async.storage.disk import in_thread
+
+BALANCE_WITHIN_S: Final = 10.0
+"""How long the balance is waited for; the estimate can do without."""
+
+_KINDS: Final = {
+    "saved": "saved already",
+    "to_fetch": "paid for and to be fetched",
+    "copies": "copies of equal rows",
+    "failed": "failed before, and left so",
+    "unknown": "that may be paid for and are not sent again without --retry-unknown",
+    "unanswered": "to be asked for again under their keys",
+    "to_make": "to be made",
+}
+
+
+@click.command("estimate")
+@click.argument("prompts", metavar="PROMPTS")
+@click.argument("directory", metavar="[DIR]", type=click.Path(path_type=Path), required=False)
+@click.option("--format", "form", type=click.Choice(["txt", "jsonl", "csv", "tsv"]), help="Instead of the extension's.")
+@click.option("--json", "as_json", is_flag=True, help="Print the estimate as JSON.")
+@click.option("--concurrency", type=click.IntRange(1), default=DEFAULT_CONCURRENCY, show_default=True)
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Submissions per second at the most.")
+@click.option("--base-url", envvar="EVOLINK_BASE_URL", help="The gateway, for the balance.")
+def estimate_command(  # noqa: PLR0917 - click calls it by name
+    prompts: str,
+    directory: Path | None,
+    form: Any,  # noqa: ANN401 - one of the choices
+    as_json: bool,
+    concurrency: int,
+    rate: float | None,
+    base_url: str | None,
+) -> None:
+    """Print what rendering PROMPTS into DIR would cost, how long it would take, and whether the balance is enough.
+
+    Nothing is submitted, and no file is written. What DIR holds already, or has paid for, costs nothing again. Prices
+    are the list's, or what was charged in DIR; the time is a guess, and its basis is printed with it. Without a key the
+    balance is left out.
+
+    Exit codes: 0 printed, whether or not the balance is enough; 2 the list has bad rows, each is named; 4 the key was
+    refused; 6 the balance could not be read; 9 the journal in DIR cannot be read.
+    """
+
+    async def run() -> int:
+        with PromptList.open(prompts, format=form) as rows:
+            if not checked(rows):
+                return Exit.USAGE
+            found = await in_thread(lambda: estimate(rows, directory, concurrency=concurrency, rate=rate))
+        balance, missing = await _balance(base_url)
+        if as_json:
+            print(json.dumps(_as_json(found, balance, missing)))
+        else:
+            print("\n".join(_as_text(found, rows.name, directory, balance, missing)))
+        if missing is None:
+            return Exit.ALL_SAVED
+        print(f"krea-async: the balance is left out: {missing}", file=sys.stderr)
+        return exit_of_error(missing) if _has_key() else Exit.ALL_SAVED
+
+    run_to_exit(run)
+
+
+def checked(rows: PromptList) -> bool:
+    """Whether the list has no bad row; each one is named on stderr."""
+    problems = 0
+    for problem in rows.check():
+        problems += 1
+        print(problem, file=sys.stderr)
+    if problems:
+        words = "one problem" if problems == 1 else f"{problems} problems"
+        print(f"{words} in {rows.name}; nothing was submitted", file=sys.stderr)
+    return not problems
+
+
+def _has_key() -> bool:
+    return bool(os.environ.get(KEY_VARIABLE, "").strip())
+
+
+async def _balance(base_url: str | None) -> tuple[float | None, KreaError | None]:
+    """The credits left (None: no limit is set), or why they are not known."""
+    if not _has_key():
+        return None, KreaError(f"there is no API key: set {KEY_VARIABLE}")
+    try:
+        with anyio.move_on_after(BALANCE_WITHIN_S):
+            async with KreaSession(base_url=base_url) as session:
+                return (await session.credits()).remaining, None
+    except KreaError as error:
+        return None, error
+    return None, ServiceError(f"the gateway did not say it within {BALANCE_WITHIN_S:g} s")
+
+
+def _as_json(found: Estimate, balance: float | None, missing: KreaError | None) -> dict[str, object]:
+    facts: dict[str, object] = asdict(found)
+    facts["charged"] = sorted(found.charged)
+    facts["basis"] = found.basis
+    facts["balance"] = balance
+    facts["balance_known"] = missing is None
+    facts["enough"] = found.is_covered_by(balance) if missing is None else None
+    return facts
+
+
+def _as_text(
+    found: Estimate, name: str, directory: Path | None, balance: float | None, missing: KreaError | None
+) -> list[str]:
+    where = "" if directory is None else f", into {directory}"
+    lines = [f"{found.rows} rows of {name}{where}"]
+    if found.others:
+        lines.append(f"{found.others} rows more that an earlier run left under way there")
+    counts = asdict(found)
+    lines += [f"  {counts[kind]} {words}" for kind, words in _KINDS.items() if counts[kind] or kind == "to_make"]
+    differing = ", ".join(f"{quality} at {found.prices[quality]:g} credits" for quality in sorted(found.charged))
+    source = f"as charged there before ({differing})" if differing else "by the price list"
+    lines.append(f"cost: {found.credits:.2f} credits, ${found.usd:.2f} {source}")
+    lines.append(f"time: about {clock(found.seconds)} ({found.basis})")
+    if missing is None and balance is None:
+        lines.append("balance: no limit is set")
+    elif missing is None and balance is not None:
+        short = found.credits - balance
+        verdict = "enough" if short <= 0 else f"{short:.2f} too few"
+        lines.append(f"balance: {balance:.2f} credits, {verdict}")
+    return [*lines, "nothing was submitted"]
