@@ -36,7 +36,7 @@ When = Literal["before", "within"]
 Kill = tuple[int | str, When]
 """The step, by its number from 0 or by its name (then it is the first of that name), and when in it."""
 
-POLICY = BatchPolicy(drain_s=5.0, journal=JournalPolicy(gather_s=0.001, lazy_s=0.02))
+POLICY = BatchPolicy(drain_s=5.0, journal=JournalPolicy(gather_s=0.001, follow_s=0.002, lazy_s=0.02))
 """The same rules as ever, but waits that a test can afford."""
 
 

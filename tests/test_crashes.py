@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import partial
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -102,9 +102,10 @@ async def test_a_run_killed_at_any_step_is_resumed_to_its_end(
     killed_at: list[str] = []
     problems: list[str] = []
     resumptions = cycle((with_the_list, without_the_list, with_rows_on_top))
+    numbers = count()
 
     async def killed_and_resumed(step: int | str) -> End:
-        directory, resume = tmp_path / f"{step}", next(resumptions)
+        directory, resume = tmp_path / str(next(numbers)), next(resumptions)
         async with gateway() as sandbox:
             if earlier is not None:
                 assert (await nursery.run(sandbox, directory, MIXED, earlier)).killed
@@ -121,7 +122,9 @@ async def test_a_run_killed_at_any_step_is_resumed_to_its_end(
 
     steps = (await killed_and_resumed(NEVER)).steps
     await all_of([partial(killed_and_resumed, step) for step in range(len(steps))], at_once=6)
-    await all_of([partial(killed_and_resumed, name) for name in missed({*steps}, killed_at)], at_once=6)
+    for _ in range(5):  # lines are gathered by chance, so a step may be part of another one, or not be there
+        names = missed({*steps} | EVERY_RUN_HAS, killed_at)
+        await all_of([partial(killed_and_resumed, name) for name in names], at_once=6)
     assert problems == []
     assert len(killed_at) > 0.8 * len(steps)  # two runs are never quite the same
     assert missed(EVERY_RUN_HAS, killed_at) == set()

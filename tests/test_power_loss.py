@@ -43,7 +43,7 @@ ROWS: Rows = [
     {"prompt": "a heron", "size": "1:2"},
 ]
 
-UNHURRIED = evolve(POLICY, journal=JournalPolicy(gather_s=0.001, lazy_s=0.15))
+UNHURRIED = evolve(POLICY, journal=JournalPolicy(gather_s=0.001, follow_s=0.001, lazy_s=0.15))
 """Lines that nobody is in a hurry for come to the disk later than any read of a task: so what must wait is seen to."""
 
 

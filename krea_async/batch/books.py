@@ -50,7 +50,7 @@ class Books:
         """The row is about to be sent under `key`. Raises JournalError if that cannot be kept: then do not send."""
         now_s = time.time()
         self.journal.note(Intent(n=self._number(entry), key=key, at_s=now_s))
-        await self.journal.durable()
+        await self.journal.durable(self.journal.policy.gather_s)
         entry.sent = True
         entry.sent_s = now_s if entry.sent_s is None else entry.sent_s
 
@@ -74,7 +74,7 @@ class Books:
             )
         )
         try:
-            await self.journal.durable()
+            await self.journal.durable(self.journal.policy.follow_s)
         except JournalError as error:
             error.task_id, error.charged = task.id, "unknown"
             raise
@@ -84,7 +84,7 @@ class Books:
         if entry.saved is not None:
             return
         entry.expires_s = entry.accepted_s + LINK_LIFETIME_S
-        self.journal.note(
+        self.journal.note_lazily(
             Completed(
                 n=self._number(entry),
                 links=task.results,
@@ -117,7 +117,7 @@ class Books:
         return entry.n
 
     def _note_saved(self, entry: Entry, image: GeneratedImage) -> None:
-        self.journal.note(
+        self.journal.note_lazily(
             Saved(
                 n=self._number(entry),
                 credits=entry.saved.credits if entry.saved is not None else image.credits,
@@ -134,7 +134,7 @@ class Books:
 
     def _note_error(self, entry: Entry, image: GeneratedImage, error: KreaError) -> None:
         if is_verdict(error, entry):
-            self.journal.note(
+            self.journal.note_lazily(
                 Failed(
                     n=self._number(entry),
                     credits=_credits_of(entry, image, error),
@@ -148,7 +148,7 @@ class Books:
                 )
             )
         else:
-            self.journal.note(
+            self.journal.note_lazily(
                 Left(
                     n=self._number(entry),
                     charged=error.charged,

@@ -14,7 +14,7 @@ from krea_async.models import ImageRequest
 from krea_async.storage.disk import disk_errors, in_thread, make_directory
 from krea_async.storage.history import History
 from krea_async.storage.journal import Journal, open_journal
-from krea_async.storage.manifest import open_manifest, rebuild_manifest
+from krea_async.storage.manifest import MANIFEST_NAME, open_manifest, rebuild_manifest
 from krea_async.storage.names import file_stem
 from krea_async.storage.part import remove_parts
 from krea_async.storage.replay import RowState
@@ -33,7 +33,8 @@ async def open_books(directory: Path, policy: BatchPolicy) -> AsyncIterator[Book
         _warn_of_damage(journal, history)
         with disk_errors(directory, charged="no"):
             await in_thread(lambda: remove_parts(directory, _stems(history)))
-            if history.runs and history.last_end is None:  # it was killed: the manifest's last lines may be missing
+            is_whole = history.last_end is not None and (directory / MANIFEST_NAME).exists()
+            if history.runs and not is_whole:  # the last run was killed, and had lines to write
                 await in_thread(lambda: rebuild_manifest(directory, history))
         async with open_manifest(directory) as manifest:
             books = Books(directory, KnownRows(directory, history, policy), journal, manifest)

@@ -286,7 +286,6 @@ class Batch(anyio.AsyncContextManagerMixin):
             raise
         try:
             self._note(entry, image)
-            await self._books.journal.durable(hurry=False)
         except JournalError as error:
             self.stop(error, drain_s=self._policy.drain_s)
         finally:

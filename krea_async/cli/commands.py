@@ -12,15 +12,16 @@ import attrs
 import click
 
 from krea_async._version import __version__
+from krea_async.audit.recorded import no_journal
 from krea_async.batch.opening import plan
 from krea_async.cli.batch_options import BatchOptions, batch_options
 from krea_async.cli.demo import run_demo
 from krea_async.cli.directory import compact_command, report_command, verify_command
 from krea_async.cli.estimate import checked, estimate_command
 from krea_async.cli.exits import Exit, run_to_exit
+from krea_async.cli.output import put, say
 from krea_async.cli.progress import StderrHandler
 from krea_async.cli.sandbox import sandbox
-from krea_async.errors import InvalidRequestError
 from krea_async.estimate import estimate
 from krea_async.models import QUALITIES, SIZES, ImageRequest
 from krea_async.prompts import PromptList
@@ -112,9 +113,9 @@ def render(  # noqa: PLR0917 - click calls it by name
         with PromptList.open(prompts, format=form) as rows:
             if not checked(rows):
                 return Exit.USAGE
-            print(f"{rows.rows} rows, {rows.credits:.2f} credits, ${rows.usd:.2f} by the price list", file=sys.stderr)
+            say(f"{rows.rows} rows, {rows.credits:.2f} credits, ${rows.usd:.2f} by the price list")
             if rows.usd > ask_above and not yes and not _agreed(rows, target, batch, ask_above):
-                print("nothing was submitted", file=sys.stderr)
+                say("nothing was submitted")
                 return Exit.USAGE
             async with _session(options) as opened:
                 await plan(target, rows, batch.policy)
@@ -138,7 +139,7 @@ def resume(directory: Path, **options: Any) -> None:  # noqa: ANN401
 
     async def run() -> int:
         if not (directory / JOURNAL_NAME).exists():
-            raise InvalidRequestError(f"{directory} has no {JOURNAL_NAME}: nothing was begun there", field="directory")
+            raise no_journal(directory)
         async with _session(options) as opened:
             running = opened.resume(directory, **batch.caps, policy=batch.policy)
             return await batch.run(running, directory, rows=None)
@@ -164,7 +165,7 @@ def generate(prompt: str, to: str, as_json: bool, **options: Any) -> None:  # no
         )
         async with _session(options) as session:
             image = await session.generate(request, to=to)
-        print(json.dumps(manifest_row(image), ensure_ascii=False) if as_json else image.path)
+        put(json.dumps(manifest_row(image), ensure_ascii=False) if as_json else str(image.path))
         return Exit.ALL_SAVED
 
     run_to_exit(run)
@@ -178,9 +179,9 @@ def credits(base_url: str | None) -> None:  # noqa: A001 - the command's name
     async def run() -> int:
         async with KreaSession(base_url=base_url) as session:
             balance = await session.credits()
-        print(json.dumps(attrs.asdict(balance)))
+        put(json.dumps(attrs.asdict(balance)))
         left = "without a limit" if balance.remaining is None else f"{balance.remaining:.2f}"
-        print(f"{left} credits left", file=sys.stderr)
+        say(f"{left} credits left")
         return Exit.ALL_SAVED
 
     run_to_exit(run)

@@ -1,10 +1,6 @@
 """`krea-async verify`, `report` and `compact`: what an output directory holds, what it cost, and making it smaller."""
 
 import json
-import os
-import signal
-import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -13,13 +9,13 @@ import anyio
 import click
 from attrs import asdict
 
-from krea_async.audit.recorded import NO_JOURNAL, no_journal
+from krea_async.audit.recorded import no_journal
 from krea_async.audit.repair import RepairReport, repair
 from krea_async.audit.report import directory_report
-from krea_async.audit.report_text import plain, report_text
+from krea_async.audit.report_text import report_text
 from krea_async.audit.verify import Problem, VerifyReport, verify
-from krea_async.cli.exits import Exit, exit_of_error, exit_of_signal
-from krea_async.errors import KreaError
+from krea_async.cli.exits import Exit, exit_with
+from krea_async.cli.output import put, say
 from krea_async.session import KreaSession
 from krea_async.storage.compact import compact
 from krea_async.storage.history import JOURNAL_NAME
@@ -50,14 +46,14 @@ def verify_command(directory: Path, with_repair: bool, as_json: bool, no_decode:
         repaired = anyio.run(partial(_repaired, directory, report, base_url)) if with_repair else None
         left = report.problems if repaired is None else tuple(one.problem for one in repaired.left)
         if as_json:
-            _put(json.dumps(_verify_json(report, repaired)))
+            put(json.dumps(_verify_json(report, repaired)))
         else:
             _tell(report, repaired)
             names = dict.fromkeys(problem.file for problem in left if problem.kind != "unsafe_name")
-            _put("".join(f"{directory / name}\n" for name in names))
+            put("".join(f"{directory / name}\n" for name in names))
         return Exit.SOME_FAILED if left or report.damaged_lines else Exit.ALL_SAVED
 
-    _exit_with(run)
+    exit_with(run)
 
 
 @click.command("report")
@@ -71,10 +67,10 @@ def report_command(directory: Path, as_json: bool) -> None:
 
     def run() -> int:
         report = directory_report(directory)
-        _put(json.dumps(report.as_json()) if as_json else "\n".join(report_text(report)))
+        put(json.dumps(report.as_json()) if as_json else "\n".join(report_text(report)))
         return Exit.ALL_SAVED
 
-    _exit_with(run)
+    exit_with(run)
 
 
 @click.command("compact")
@@ -89,10 +85,10 @@ def compact_command(directory: Path) -> None:
         if not (directory / JOURNAL_NAME).is_file():
             raise no_journal(directory)
         before, after = compact(directory)
-        _say(f"{directory / JOURNAL_NAME}: {before} bytes before, {after} after")
+        say(f"{directory / JOURNAL_NAME}: {before} bytes before, {after} after")
         return Exit.ALL_SAVED
 
-    _exit_with(run)
+    exit_with(run)
 
 
 async def _repaired(directory: Path, report: VerifyReport, base_url: str | None) -> RepairReport:
@@ -116,25 +112,25 @@ def _verify_json(report: VerifyReport, repaired: RepairReport | None) -> dict[st
 
 def _tell(report: VerifyReport, repaired: RepairReport | None) -> None:
     decoded = f"{report.decoded} decoded with {report.decoder}" if report.decoder else "none decoded"
-    _say(f"{report.rows} saved rows by the {report.source}, {report.files} files, {decoded}")
+    say(f"{report.rows} saved rows by the {report.source}, {report.files} files, {decoded}")
     if repaired is None:
         for problem in report.problems:
-            _say(_described(problem, problem.message))
+            say(_described(problem, problem.message))
         if again := len({problem.n for problem in report.problems if problem.repairable}):
-            _say(f"{again} rows may be fetched again with --repair, at no cost")
+            say(f"{again} rows may be fetched again with --repair, at no cost")
     else:
         for problem in repaired.repaired:
-            _say(_described(problem, f"repaired; {problem.message}"))
+            say(_described(problem, f"repaired; {problem.message}"))
         for one in repaired.left:
-            _say(_described(one.problem, f"{one.problem.message}; {one.outlook}: {one.reason}"))
+            say(_described(one.problem, f"{one.problem.message}; {one.outlook}: {one.reason}"))
         if repaired.rerender_credits:
             price = f"{repaired.rerender_credits:.2f} credits, ${repaired.rerender_usd:.2f}"
-            _say(f"rendering again what is gone costs {price} by the price list")
+            say(f"rendering again what is gone costs {price} by the price list")
     _say_names("picture files belong to no row", report.strays)
     _say_names("downloads were not finished; a run that goes on removes its own", report.parts)
     if report.damaged_lines:
         numbers = ", ".join(map(str, report.damaged_lines[:MAX_NAMES_SHOWN]))
-        _say(f"{len(report.damaged_lines)} lines of the {report.source} are damaged, and were left out: {numbers}")
+        say(f"{len(report.damaged_lines)} lines of the {report.source} are damaged, and were left out: {numbers}")
 
 
 def _described(problem: Problem, words: str) -> str:
@@ -144,32 +140,4 @@ def _described(problem: Problem, words: str) -> str:
 def _say_names(words: str, names: tuple[str, ...]) -> None:
     if names:
         more = ", …" if len(names) > MAX_NAMES_SHOWN else ""
-        _say(f"{len(names)} {words}: {', '.join(names[:MAX_NAMES_SHOWN])}{more}")
-
-
-def _say(line: str) -> None:
-    print(plain(line), file=sys.stderr)
-
-
-def _put(text: str) -> None:
-    """On stdout. A reader who leaves is no error; a name that is no UTF-8 comes out as it came in."""
-    data = os.fsencode(text if not text or text.endswith("\n") else f"{text}\n")
-    try:
-        sys.stdout.buffer.write(data)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-
-
-def _exit_with(run: Callable[[], int]) -> None:
-    """Run a command to its exit code; an error of ours is one line, not a traceback."""
-    try:
-        code = run()
-    except KreaError as error:
-        _say(f"krea-async: {error}")
-        code = Exit.USAGE if error.code == NO_JOURNAL else exit_of_error(error)
-    except KeyboardInterrupt:
-        code = exit_of_signal(signal.SIGINT)
-    sys.exit(code)
+        say(f"{len(names)} {words}: {', '.join(names[:MAX_NAMES_SHOWN])}{more}")

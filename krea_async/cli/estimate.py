@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +10,7 @@ import click
 from attrs import asdict
 
 from krea_async.cli.exits import Exit, exit_of_error, run_to_exit
+from krea_async.cli.output import put, say
 from krea_async.cli.progress import clock
 from krea_async.errors import KreaError, ServiceError
 from krea_async.estimate import Estimate, estimate
@@ -67,12 +67,12 @@ def estimate_command(  # noqa: PLR0917 - click calls it by name
             found = await in_thread(lambda: estimate(rows, directory, concurrency=concurrency, rate=rate))
         balance, missing = await _balance(base_url)
         if as_json:
-            print(json.dumps(_as_json(found, balance, missing)))
+            put(json.dumps(_as_json(found, balance, missing)))
         else:
-            print("\n".join(_as_text(found, rows.name, directory, balance, missing)))
+            put("\n".join(_as_text(found, rows.name, directory, balance, missing)))
         if missing is None:
             return Exit.ALL_SAVED
-        print(f"krea-async: the balance is left out: {missing}", file=sys.stderr)
+        say(f"krea-async: the balance is left out: {missing}")
         return exit_of_error(missing) if _has_key() else Exit.ALL_SAVED
 
     run_to_exit(run)
@@ -83,10 +83,10 @@ def checked(rows: PromptList) -> bool:
     problems = 0
     for problem in rows.check():
         problems += 1
-        print(problem, file=sys.stderr)
+        say(str(problem))
     if problems:
         words = "one problem" if problems == 1 else f"{problems} problems"
-        print(f"{words} in {rows.name}; nothing was submitted", file=sys.stderr)
+        say(f"{words} in {rows.name}; nothing was submitted")
     return not problems
 
 

@@ -4,10 +4,13 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
+from functools import partial
 from typing import NoReturn
 
 import anyio
 
+from krea_async.audit.recorded import NO_JOURNAL
+from krea_async.cli.output import say
 from krea_async.errors import (
     NO_FILE_LEFT,
     AccessDeniedError,
@@ -42,8 +45,8 @@ class Exit(IntEnum):
 
 def exit_of_error(error: KreaError) -> Exit:
     """The code for a run that `error` ended."""
-    if error.code == DISK_ERROR:
-        return Exit.DISK
+    if error.code in {DISK_ERROR, NO_JOURNAL}:
+        return Exit.DISK if error.code == DISK_ERROR else Exit.USAGE
     for classes, code in (
         ((AuthenticationError, AccessDeniedError), Exit.KEY_REFUSED),
         ((InsufficientCreditsError, BudgetExceededError), Exit.NO_CREDITS),
@@ -84,9 +87,14 @@ class StoppedAtOnceError(Exception):
 
 
 def run_to_exit(command: Callable[[], Awaitable[int]]) -> NoReturn:
+    """`exit_with` for what needs an event loop."""
+    exit_with(partial(anyio.run, command))
+
+
+def exit_with(command: Callable[[], int]) -> NoReturn:
     """Run a command to its exit code; an error of ours is one line, not a traceback."""
     try:
-        code = anyio.run(command)
+        code = command()
     except KreaError as error:
         code = _told(error, exit_of_error(error))
     except StoppedAtOnceError as stopped:
@@ -101,5 +109,5 @@ def run_to_exit(command: Callable[[], Awaitable[int]]) -> NoReturn:
 
 
 def _told(words: object, code: int) -> int:
-    print(f"krea-async: {words}", file=sys.stderr)
+    say(f"krea-async: {words}")
     return code

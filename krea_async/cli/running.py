@@ -4,7 +4,6 @@ The first Ctrl-C (or SIGTERM) stops submitting and finishes what is paid for; th
 """
 
 import json
-import os
 import signal
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from attrs import asdict
 
 from krea_async.batch.run import Batch
 from krea_async.cli.exits import StoppedAtOnceError, exit_of_report, exit_of_signal
+from krea_async.cli.output import put, say
 from krea_async.cli.progress import ProgressView, clock, progress_view
 from krea_async.errors import KreaError
 from krea_async.results import BatchReport, GeneratedImage, error_code
@@ -47,7 +47,7 @@ async def run_batch(batch: Batch, directory: Path, *, rows: int | None, as_json:
         raise StoppedAtOnceError(exit_of_signal(caught[0]), _what_is_open(batch.report, directory))
     _summarise(batch.report, directory)
     if as_json:
-        print(json.dumps(report_json(batch.report)))
+        put(json.dumps(report_json(batch.report)))
     return exit_of_signal(caught[0]) if caught else exit_of_report(batch.report)
 
 
@@ -121,20 +121,7 @@ def _tell(image: GeneratedImage, batch: Batch, view: ProgressView) -> None:
 
 def _print_paths(image: GeneratedImage) -> None:
     if not sys.stdout.isatty():  # there the summary names the directory, and the live line stays whole
-        for path in image.paths:
-            _print_path(path)
-
-
-def _print_path(path: Path) -> None:
-    """One line on stdout. A reader who leaves, or a full disk behind it, must not end what is paid for."""
-    try:
-        print(path, flush=True)
-    except OSError as error:
-        if not isinstance(error, BrokenPipeError):
-            print(f"krea-async: stdout takes no more paths ({error.strerror}); see the manifest", file=sys.stderr)
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        put("".join(f"{path}\n" for path in image.paths))
 
 
 def _summarise(report: BatchReport, directory: Path) -> None:
@@ -158,7 +145,7 @@ def _summarise(report: BatchReport, directory: Path) -> None:
         lines.append(f"  the balance fell by {report.balance_difference:g} credits more than this run spent")
     if report.stopped_by is not None:
         lines.append(f"  stopped early: {report.stopped_by}")
-    print("\n".join(lines + _what_is_open(report, directory)), file=sys.stderr)
+    say("\n".join(lines + _what_is_open(report, directory)))
 
 
 def _what_is_open(report: BatchReport, directory: Path) -> list[str]:

@@ -6,6 +6,7 @@ any more, and the next run reads what is there, cuts what is torn, and goes on f
 """
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -27,27 +28,39 @@ from krea_async.storage.records import Header, Line, Row, Saved, encode
 
 @frozen(kw_only=True)
 class JournalPolicy:
-    """How lines come to disk. gather_s: how long one that somebody waits for waits for company; lazy_s: any other one.
+    """How lines come to disk: as long as one may wait for company, which is what saves visits to the disk.
 
-    sync: whether the disk is told to keep them; without, a power cut may lose the last lines, and what they paid for,
-    but a killed process loses none. keys_live_s: how long the gateway is trusted to remember an idempotency key.
+    gather_s: an intent, and with it the POST. follow_s: a task id, and with it the first look at the task. lazy_s: what
+    nobody waits for, and what could be learnt again at no cost. sync: whether the disk is told to keep lines; without,
+    a power cut may lose the last ones, and what they paid for, but a killed process loses none that were written.
+    keys_live_s: how long the gateway is trusted to remember an idempotency key.
     """
 
-    gather_s: float = field(default=0.02, validator=validators.ge(0))
-    lazy_s: float = field(default=0.1, validator=validators.ge(0))
+    gather_s: float = field(default=0.03, validator=validators.ge(0))
+    follow_s: float = field(default=0.2, validator=validators.ge(0))
+    lazy_s: float = field(default=1.0, validator=validators.ge(0))
     sync: bool = True
     keys_live_s: float = field(default=3600.0, validator=validators.ge(0))
 
 
 class _Group:
-    """Lines that go to disk together."""
+    """Lines that go to disk together. due_s: when, at the latest; the loop's time."""
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
         self.names_files = False
-        self.due_s = 0.0  # when a line that is waited for has waited long enough; the loop's time
-        self.begun, self.wanted, self.ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.due_s = math.inf
+        self.ended = asyncio.Event()
         self.is_durable = False
+
+    def add(self, line: Line, due_s: float) -> None:
+        self.lines.append(encode(line))
+        self.names_files = self.names_files or isinstance(line, Saved)
+        self.due_s = min(self.due_s, due_s)
+
+    def take(self, other: "_Group") -> None:
+        self.lines += other.lines
+        self.names_files = self.names_files or other.names_files
 
 
 class Journal:
@@ -56,13 +69,16 @@ class Journal:
     def __init__(self, path: Path, fd: int, policy: JournalPolicy, *, rows: int = 0) -> None:
         """`fd`: the file, opened for appending, and whole up to its end. `rows`: how many are in it."""
         self.path = path
+        self.policy = policy
         self.rows = rows
         """How many rows there are; the next one's number."""
         self._fd = fd
-        self._policy = policy
         self._group = _Group()
+        self._lazy = _Group()
         self._writing: _Group | None = None
         self._turn = asyncio.Lock()
+        self._sooner = asyncio.Event()
+        self._wakes_s = -math.inf  # when `run` looks again by itself
         self._is_running = False
         self._fault: Exception | None = None
 
@@ -79,15 +95,25 @@ class Journal:
             if line.n != self.rows:
                 raise ValueError(f"row {line.n} cannot come after {self.rows} rows")
             self.rows += 1
-        group = self._group
-        group.lines.append(encode(line))
-        group.names_files = group.names_files or isinstance(line, Saved)
-        group.begun.set()
+        self._add(line, self._group)
 
-    async def durable(self, *, hurry: bool = True) -> None:
-        """Return when all that was noted so far is on disk. Raises JournalError if the disk has failed.
+    def note_lazily(self, line: Line) -> None:
+        """Take in a line that nobody waits for; it is written within `lazy_s`, behind all that was noted before."""
+        self._raise_fault()
+        self._add(line, self._lazy)
 
-        hurry: within `gather_s`; else with the next lines that are in one, or within `lazy_s`.
+    def _add(self, line: Line, group: _Group) -> None:
+        group.add(line, _now() + self.policy.lazy_s)
+        self._hurry(group)
+
+    def _hurry(self, group: _Group) -> None:
+        if group.due_s < self._wakes_s:
+            self._sooner.set()
+
+    async def durable(self, within_s: float = 0.0) -> None:
+        """Return when all that was noted is on disk, but for what was noted lazily.
+
+        within_s: how long it may wait for company. Raises JournalError if the disk has failed.
         """
         self._raise_fault()
         group = self._group if self._group.lines else self._writing
@@ -96,9 +122,8 @@ class Journal:
         if not self._is_running:
             await self.flush()
             return
-        if hurry and not group.wanted.is_set():
-            group.due_s = asyncio.get_running_loop().time() + self._policy.gather_s
-            group.wanted.set()
+        group.due_s = min(group.due_s, _now() + within_s)
+        self._hurry(group)
         await group.ended.wait()
         if not group.is_durable:
             raise self._error()
@@ -106,32 +131,34 @@ class Journal:
     async def run(self) -> None:
         """Write what is noted, until cancelled; `flush` afterwards. Raises JournalError when the disk fails."""
         self._raise_fault()
-        loop = asyncio.get_running_loop()
         self._is_running = True
         try:
             while True:
-                group = self._group
-                await group.begun.wait()
-                with anyio.move_on_after(self._policy.lazy_s):
-                    await group.wanted.wait()
-                if group.wanted.is_set() and (wait_s := group.due_s - loop.time()) > 0:
-                    await asyncio.sleep(wait_s)
-                await self._commit()
-                self._raise_fault()
+                self._wakes_s = min(self._group.due_s, self._lazy.due_s)
+                if (wait_s := self._wakes_s - _now()) > 0:
+                    with anyio.move_on_after(wait_s):
+                        await self._sooner.wait()
+                    self._sooner.clear()
+                else:
+                    await self._commit(lazily=self._lazy.due_s <= _now())
+                    self._raise_fault()
         finally:
             self._is_running = False
 
     async def flush(self) -> None:
         """Bring all that is noted to disk now. Raises JournalError if the disk has failed."""
-        await self._commit()
+        await self._commit(lazily=True)
         self._raise_fault()
 
-    async def _commit(self) -> None:
+    async def _commit(self, *, lazily: bool) -> None:
         async with self._turn:
-            group = self._group
+            group, self._group = self._group, _Group()
+            if lazily:
+                lazy, self._lazy = self._lazy, _Group()
+                group.take(lazy)
             if not group.lines:
                 return
-            self._group, self._writing = _Group(), group
+            self._writing = group
             try:
                 if self._fault is None:
                     await in_thread(lambda: self._write(group))
@@ -144,12 +171,12 @@ class Journal:
     def _write(self, group: _Group) -> None:
         """In a thread. Notes a fault instead of raising it: whoever waits for the thread may have been cancelled."""
         try:
-            if group.names_files and self._policy.sync:
+            if group.names_files and self.policy.sync:
                 sync_directory(self.path.parent)  # a picture's name must be there before the journal says so
             data = memoryview(b"".join(group.lines))
             while data:
                 data = data[os.write(self._fd, data) :]
-            if self._policy.sync:
+            if self.policy.sync:
                 os.fsync(self._fd)
             self._check_place()
             group.is_durable = True
@@ -255,3 +282,7 @@ def _open(
 def _append(fd: int, data: bytes) -> None:
     if os.write(fd, data) != len(data):
         raise OSError("half a line was written")
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -97,7 +97,7 @@ async def test_options_that_contradict_each_other_are_usage_errors(sandbox: Sand
     )
     assert [result.code for result in results] == [2] * 6
     assert ["--retry-failed" in result.err for result in results] == [True, True, False, False, False, False]
-    assert "nothing was begun there" in results[2].err
+    assert "nothing was rendered into it" in results[2].err
     assert [result.out for result in results] == [""] * 6
     assert sandbox.ledger.requests["create"] == 0
     assert not (tmp_path / "out").exists()

@@ -25,7 +25,7 @@ from krea_async.storage.replay import RowState
 
 pytestmark = pytest.mark.anyio
 
-PATIENT = JournalPolicy(gather_s=3600.0, lazy_s=3600.0)
+PATIENT = JournalPolicy(lazy_s=3600.0)
 
 
 @asynccontextmanager
@@ -154,13 +154,13 @@ async def test_a_directory_that_cannot_be_used_is_a_disk_error(tmp_path: Path) -
 
 
 async def test_one_visit_serves_all_who_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with running(tmp_path, gather_s=0.05) as journal:
+    async with running(tmp_path) as journal:
         visits = Visits(monkeypatch)
 
         async def one_row() -> None:
             n = journal.plan(ImageRequest("a fox"), index=0)
             journal.note(intent(n))
-            await journal.durable()
+            await journal.durable(0.05)
             assert encode(intent(n)) in lines_in(tmp_path)
 
         async with anyio.create_task_group() as rows:
@@ -172,13 +172,50 @@ async def test_one_visit_serves_all_who_wait(tmp_path: Path, monkeypatch: pytest
 
 
 async def test_a_line_that_nobody_waits_for_is_written_with_those_that_follow(tmp_path: Path) -> None:
-    async with running(tmp_path, gather_s=0.0, lazy_s=3600.0) as journal:
+    async with running(tmp_path, lazy_s=3600.0) as journal:
         journal.note(RUN)
         await anyio.wait_all_tasks_blocked()
         assert lines_in(tmp_path) == b""
         journal.note(row(0))
         await journal.durable()
         assert lines_in(tmp_path) == data_of(RUN, row(0))
+
+
+async def test_who_can_wait_longer_is_served_with_who_cannot(tmp_path: Path) -> None:
+    async with running(tmp_path) as journal, anyio.create_task_group() as waiters:
+        journal.note(row(0))
+        waiters.start_soon(journal.durable, 3600.0)
+        await anyio.wait_all_tasks_blocked()
+        journal.note(intent(0))
+        with anyio.fail_after(10):
+            await journal.durable(0.01)
+        assert lines_in(tmp_path) == data_of(row(0), intent(0))
+
+
+async def test_a_lazy_line_holds_nobody_up_and_stands_behind_what_was_noted_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A saved one brings a sync of the directory, which costs more than all else."""
+    async with running(tmp_path, lazy_s=3600.0) as journal:
+        visits = Visits(monkeypatch)
+        journal.note_lazily(saved(0))
+        journal.note(row(0))
+        await journal.durable()
+        assert lines_in(tmp_path) == encode(row(0))
+        assert visits.done == ["write", "sync file"]
+        journal.note(intent(0))
+        await journal.flush()
+        assert lines_in(tmp_path) == data_of(row(0), intent(0), saved(0))
+    assert visits.done[2:] == ["sync directory", "write", "sync file"]
+
+
+async def test_a_lazy_line_is_written_in_time(tmp_path: Path) -> None:
+    async with running(tmp_path, lazy_s=0.01) as journal:
+        journal.note_lazily(RUN)
+        with anyio.fail_after(10):
+            while not lines_in(tmp_path):  # noqa: ASYNC110 - a file has no event to wait for
+                await anyio.sleep(0.002)
+        assert lines_in(tmp_path) == encode(RUN)
 
 
 async def test_a_line_that_nobody_waits_for_is_written_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +227,7 @@ async def test_a_line_that_nobody_waits_for_is_written_soon(tmp_path: Path, monk
             loop.call_soon_threadsafe(written.set)
         return size
 
-    async with running(tmp_path, gather_s=3600.0, lazy_s=0.01) as journal:
+    async with running(tmp_path, lazy_s=0.01) as journal:
         monkeypatch.setattr(os, "write", told)
         journal.note(RUN)
         with anyio.fail_after(10):
@@ -201,7 +238,7 @@ async def test_a_line_that_nobody_waits_for_is_written_soon(tmp_path: Path, monk
 async def test_a_pictures_name_is_durable_before_the_journal_says_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with running(tmp_path, gather_s=0.0) as journal:
+    async with running(tmp_path) as journal:
         visits = Visits(monkeypatch)
         for line in (row(0), intent(0), accepted(0), completed(0), saved(0)):
             journal.note(line)
@@ -211,7 +248,7 @@ async def test_a_pictures_name_is_durable_before_the_journal_says_saved(
 
 async def test_never_sync_is_never(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     visits = Visits(monkeypatch)
-    async with running(tmp_path, gather_s=0.0, sync=False) as journal:
+    async with running(tmp_path, sync=False) as journal:
         journal.note(row(0))
         journal.note(saved(0))
         await journal.durable()
@@ -255,7 +292,7 @@ async def test_whoever_waits_when_the_writer_is_stopped_is_served_by_the_last_fl
 
 
 async def test_a_waiter_that_is_cancelled_stops_no_other(tmp_path: Path) -> None:
-    async with running(tmp_path, gather_s=0.05) as journal, anyio.create_task_group() as waiters:
+    async with running(tmp_path) as journal, anyio.create_task_group() as waiters:
         journal.note(RUN)
         waiters.start_soon(journal.durable)
         with anyio.CancelScope() as scope:
@@ -318,7 +355,7 @@ async def test_a_sync_that_fails_is_told_to_everybody_and_not_repeated() -> None
 async def test_what_was_noted_while_a_write_failed_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its group is not written by anybody; whoever waits for it must not wait for ever."""
     fd = os.open("/dev/full", os.O_WRONLY)
-    journal = Journal(Path("/dev/full"), fd, JournalPolicy(gather_s=0.0))
+    journal = Journal(Path("/dev/full"), fd, JournalPolicy())
     loop, began, go_on, write = asyncio.get_running_loop(), asyncio.Event(), anyio.Event(), os.write
     sizes: list[int] = []
 
