@@ -43,14 +43,15 @@ class Manifest:
         """`torn`: whether the file ends in half a line, which a killed run left."""
         self._path = path
         self._file = file
-        self._lines: list[str] = ["\n"] if torn else []
+        self._rows: list[GeneratedImage] = []
+        self._torn = torn
         self._changed = asyncio.Event()
         self.is_whole = True
         """Whether no line was lost to a disk that could not take it."""
 
     def add(self, image: GeneratedImage) -> None:
         """Note one finished row."""
-        self._lines.append(_line(manifest_row(image)))
+        self._rows.append(image)
         self._changed.set()
 
     async def write(self) -> None:
@@ -63,10 +64,12 @@ class Manifest:
 
     async def flush(self) -> None:
         """Append what was added and is not written yet. Raises DownloadError when the disk cannot take it."""
-        lines, self._lines = self._lines, []
+        rows, self._rows = self._rows, []
         whole, self.is_whole = self.is_whole, False
         with disk_errors(self._path), anyio.CancelScope(shield=True):
-            await self._file.write("".join(lines))
+            lines = await in_thread(lambda: "".join(_line(manifest_row(image)) for image in rows))
+            await self._file.write("\n" + lines if self._torn and lines else lines)
+            self._torn = self._torn and not lines
             await self._file.flush()
         self.is_whole = whole
 
