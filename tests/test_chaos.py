@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import pytest
 
-from krea_async import BatchReport, GeneratedImage, KreaSession, RetryPolicy
+from krea_async import BatchReport, DownloadPolicy, GeneratedImage, KreaSession, RetryPolicy
 from krea_async.sandbox import Durations, Faults, Limits, Sandbox
 from krea_async.storage.disk import to_its_end
 
@@ -25,6 +25,10 @@ SessionOf = Callable[..., KreaSession]
 
 STORM = Faults.everywhere(0.05, stall_s=0.1, slow_s=0.02)
 PICTURE_BYTES = 20_000
+
+_TRIES = RetryPolicy(attempts=25, first_wait_s=0.01, max_wait_s=0.05)
+PATIENT: dict[str, Any] = {"retries": _TRIES, "downloading": DownloadPolicy(retries=_TRIES, timeout_s=5.0)}
+"""Two tries of five go wrong in this storm, so that ten of them would not do for one row in ten thousand."""
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +86,7 @@ async def test_a_storm_loses_no_picture_and_pays_for_none_twice(
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="krea_async")
     async with storm(seed) as sandbox:
-        async with session_of(sandbox, seed=seed) as session:
+        async with session_of(sandbox, seed=seed, **PATIENT) as session:
             images, report = await rendered(session, 200, tmp_path)
         assert_the_books_agree(sandbox, images, report, 200, tmp_path)
         assert sandbox.key not in caplog.text
@@ -91,7 +95,7 @@ async def test_a_storm_loses_no_picture_and_pays_for_none_twice(
 
 async def test_a_storm_without_the_batch_route_loses_nothing_either(session_of: SessionOf, tmp_path: Path) -> None:
     async with storm(4, batch_route=False) as sandbox:
-        async with session_of(sandbox) as session:
+        async with session_of(sandbox, **PATIENT) as session:
             images, report = await rendered(session, 50, tmp_path)
         assert_the_books_agree(sandbox, images, report, 50, tmp_path)
         assert sandbox.ledger.requests["batch"] <= 10
@@ -114,7 +118,7 @@ async def test_limits_in_a_storm_cost_time_and_no_picture(
     session_of: SessionOf, tmp_path: Path, limits: Limits
 ) -> None:
     async with storm(5, limits=limits) as sandbox:
-        async with session_of(sandbox) as session:
+        async with session_of(sandbox, **PATIENT) as session:
             images, report = await rendered(session, 30, tmp_path)
         assert_the_books_agree(sandbox, images, report, 30, tmp_path)
         assert report.calls["rate_limited"] <= sandbox.ledger.rate_limited
@@ -128,7 +132,7 @@ async def test_random_cancellation_leaves_nothing_half_done(session_of: SessionO
     rng = Random(seed)
     async with storm(seed) as sandbox:
         with anyio.fail_after(15.0):
-            async with session_of(sandbox, concurrency=8, seed=seed) as session:
+            async with session_of(sandbox, concurrency=8, seed=seed, **PATIENT) as session:
                 loop = asyncio.get_running_loop()
                 calls = []
                 for number in range(40):
@@ -177,7 +181,7 @@ async def test_a_session_that_crashes_in_a_storm_leaves_nothing_half_done(
 ) -> None:
     async with storm(6) as sandbox:
         with anyio.fail_after(10.0), pytest.raises(ZeroDivisionError):
-            async with session_of(sandbox) as session, session.render(rows(500), tmp_path) as batch:
+            async with session_of(sandbox, **PATIENT) as session, session.render(rows(500), tmp_path) as batch:
                 async for image in batch:
                     if image.index == 40:
                         raise ZeroDivisionError
