@@ -18,8 +18,8 @@ from paid_once import assert_all_is_saved_and_paid_once, assert_the_journal_know
 
 from krea_async import BatchPolicy, BatchReport, JournalPolicy, KreaError, KreaSession, PollPolicy
 from krea_async.cli.exits import Exit, exit_of_error
+from krea_async.errors import DISK_ERROR
 from krea_async.sandbox import Durations, Sandbox
-from krea_async.storage.disk import DISK_ERROR
 from krea_async.storage.history import JOURNAL_NAME
 from krea_async.storage.manifest import MANIFEST_NAME
 

@@ -13,8 +13,8 @@ from krea_async import JournalError
 from krea_async.audit.recorded import NO_JOURNAL
 from krea_async.audit.report import UNANSWERED, DirectoryReport, directory_report
 from krea_async.audit.report_text import report_text
+from krea_async.errors import DISK_ERROR
 from krea_async.storage.compact import compact
-from krea_async.storage.disk import DISK_ERROR
 from krea_async.storage.history import JOURNAL_NAME
 from krea_async.storage.records import (
     Accepted,

@@ -18,7 +18,7 @@ from krea_async import JournalError
 from krea_async.audit.examine import examine, is_picture_name
 from krea_async.audit.recorded import NO_JOURNAL, Recorded, open_records
 from krea_async.audit.verify import verify
-from krea_async.storage.disk import DISK_ERROR
+from krea_async.errors import DISK_ERROR
 from krea_async.storage.history import JOURNAL_NAME
 from krea_async.storage.manifest import MANIFEST_NAME
 from krea_async.storage.scan import NEWER

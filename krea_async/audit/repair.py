@@ -19,6 +19,7 @@ from krea_async.audit.examine import DAMAGE, examine, pillow
 from krea_async.audit.recorded import Recorded, recorded_in
 from krea_async.audit.verify import Problem
 from krea_async.errors import (
+    DISK_ERROR,
     AccessDeniedError,
     AuthenticationError,
     ImageExpiredError,
@@ -30,7 +31,7 @@ from krea_async.errors import (
     TaskNotFoundError,
 )
 from krea_async.session import KreaSession
-from krea_async.storage.disk import DISK_ERROR, disk_errors, in_thread
+from krea_async.storage.disk import disk_errors, in_thread
 from krea_async.storage.history import JOURNAL_NAME, History
 from krea_async.storage.journal import Journal, open_journal
 from krea_async.storage.manifest import rebuild_manifest

@@ -12,10 +12,9 @@ from attrs import asdict, fields, frozen
 
 from krea_async.audit.ledger import Ledger
 from krea_async.audit.recorded import no_journal
-from krea_async.errors import Charged, JournalError
+from krea_async.errors import DISK_ERROR, Charged, JournalError
 from krea_async.models import QUALITIES, ImageRequest
 from krea_async.results import Timings, UnknownOutcome
-from krea_async.storage.disk import DISK_ERROR
 from krea_async.storage.history import JOURNAL_NAME
 from krea_async.storage.records import Accepted, Completed, Failed, Left, Row
 from krea_async.storage.replay import RowState

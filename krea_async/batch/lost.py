@@ -16,9 +16,8 @@ from typing import Final
 import anyio
 from attrs import field, frozen
 
-from krea_async.errors import JournalError, KreaError
+from krea_async.errors import DISK_ERROR, JournalError, KreaError
 from krea_async.models import QUALITIES, ImageRequest, TaskPage, TaskSummary
-from krea_async.storage.disk import DISK_ERROR
 
 MAX_PAGES: Final = 100
 SEARCH_WITHIN_S: Final = 60.0

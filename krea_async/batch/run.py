@@ -23,10 +23,9 @@ from krea_async.batch.gate import Gate
 from krea_async.batch.opening import open_books
 from krea_async.batch.policy import BatchPolicy
 from krea_async.batch.row import RowRunner
-from krea_async.errors import DownloadError, JournalError, KreaError
+from krea_async.errors import DISK_ERROR, DownloadError, JournalError, KreaError
 from krea_async.pipeline import Pipeline
 from krea_async.results import BatchReport, GeneratedImage, Tally
-from krea_async.storage.disk import DISK_ERROR
 from krea_async.submission import Stop
 from krea_async.tasks import task_group
 

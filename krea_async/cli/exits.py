@@ -12,6 +12,7 @@ import anyio
 from krea_async.audit.recorded import NO_JOURNAL
 from krea_async.cli.output import say
 from krea_async.errors import (
+    DISK_ERROR,
     NO_FILE_LEFT,
     AccessDeniedError,
     AuthenticationError,
@@ -26,7 +27,6 @@ from krea_async.errors import (
     words_of,
 )
 from krea_async.results import BatchReport
-from krea_async.storage.disk import DISK_ERROR
 
 
 class Exit(IntEnum):

@@ -12,10 +12,7 @@ from typing import Any, Final, TypeVar, cast
 import anyio
 from attrs import define, field
 
-from krea_async import errors
-from krea_async.errors import Charged, DownloadError, words_of
-
-DISK_ERROR: Final = errors.DISK_ERROR
+from krea_async.errors import DISK_ERROR, Charged, DownloadError, words_of
 
 MAX_TURNS: Final = 4
 VISITS_A_TURN: Final = 16

@@ -16,9 +16,8 @@ from typing import BinaryIO, Final, Self, cast
 
 from attrs import frozen
 
-from krea_async.errors import JournalError, words_of
+from krea_async.errors import DISK_ERROR, JournalError, words_of
 from krea_async.models import ImageRequest
-from krea_async.storage.disk import DISK_ERROR
 from krea_async.storage.records import (
     Accepted,
     Completed,

@@ -18,9 +18,9 @@ from typing import Final
 import anyio
 from attrs import field, frozen, validators
 
-from krea_async.errors import JournalError, words_of
+from krea_async.errors import DISK_ERROR, JournalError, words_of
 from krea_async.models import ImageRequest
-from krea_async.storage.disk import DISK_ERROR, in_thread, sync_directory
+from krea_async.storage.disk import in_thread, sync_directory
 from krea_async.storage.history import JOURNAL_NAME, History
 from krea_async.storage.lock import DirectoryLock
 from krea_async.storage.records import Header, Line, Row, Saved, encode

@@ -28,8 +28,8 @@ from journal_lines import (
 
 from krea_async import JournalError
 from krea_async.audit.report import directory_report
+from krea_async.errors import DISK_ERROR
 from krea_async.storage.compact import COMPACT_NAME, compact
-from krea_async.storage.disk import DISK_ERROR
 from krea_async.storage.history import JOURNAL_NAME, History
 from krea_async.storage.lock import LOCKED, DirectoryLock
 from krea_async.storage.records import Accepted, Line, Sums, encode

@@ -34,8 +34,8 @@ from krea_async import (
     ServiceError,
     TimeoutPolicy,
 )
+from krea_async.errors import DISK_ERROR
 from krea_async.gateway.images import open_image_host
-from krea_async.storage.disk import DISK_ERROR
 from krea_async.storage.download import TOO_LARGE, Downloads
 from krea_async.storage.part import WRITE_BYTES, SavedPicture, Target
 

@@ -28,7 +28,7 @@ from journal_lines import (
 )
 
 from krea_async import ImageRequest, JournalError
-from krea_async.storage.disk import DISK_ERROR
+from krea_async.errors import DISK_ERROR
 from krea_async.storage.history import JOURNAL_NAME, History
 from krea_async.storage.records import Intent, Line, encode
 from krea_async.storage.replay import RowState

@@ -16,7 +16,7 @@ import pytest
 from journal_lines import HEADER, RUN, accepted, completed, data_of, intent, row, saved
 
 from krea_async import ImageRequest, JournalError
-from krea_async.storage.disk import DISK_ERROR
+from krea_async.errors import DISK_ERROR
 from krea_async.storage.history import JOURNAL_NAME, History
 from krea_async.storage.journal import Journal, JournalPolicy, open_journal
 from krea_async.storage.lock import LOCK_NAME, LOCKED

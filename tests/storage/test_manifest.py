@@ -18,9 +18,9 @@ from krea_async import (
     KreaSession,
     TaskTimeoutError,
 )
+from krea_async.errors import DISK_ERROR
 from krea_async.results import Timings
 from krea_async.sandbox import Sandbox
-from krea_async.storage.disk import DISK_ERROR
 from krea_async.storage.manifest import MANIFEST_NAME, manifest_row, open_manifest
 
 pytestmark = pytest.mark.anyio
