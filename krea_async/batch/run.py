@@ -285,6 +285,7 @@ class Batch(anyio.AsyncContextManagerMixin):
             raise
         try:
             self._note(entry, image)
+            await self._books.journal.lazily_durable()  # what the reader is told has happened
         except JournalError as error:
             self.stop(error, drain_s=self._policy.drain_s)
         finally:

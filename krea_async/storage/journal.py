@@ -30,15 +30,15 @@ from krea_async.storage.records import Header, Line, Row, Saved, encode
 class JournalPolicy:
     """How lines come to disk: as long as one may wait for company, which is what saves visits to the disk.
 
-    gather_s: an intent, and with it the POST. follow_s: a task id, and with it the first look at the task. lazy_s: what
-    nobody waits for, and what could be learnt again at no cost. sync: whether the disk is told to keep lines; without,
-    a power cut may lose the last ones, and what they paid for, but a killed process loses none that were written.
-    keys_live_s: how long the gateway is trusted to remember an idempotency key.
+    gather_s: an intent, and with it the POST. follow_s: a task id, and with it the first look at the task. lazy_s: a
+    row's end, and with it the result that the reader gets; and what nobody waits for. sync: whether the disk is told to
+    keep lines; without, a power cut may lose the last ones, and what they paid for, but a killed process loses none
+    that were written. keys_live_s: how long the gateway is trusted to remember an idempotency key.
     """
 
     gather_s: float = field(default=0.03, validator=validators.ge(0))
     follow_s: float = field(default=0.2, validator=validators.ge(0))
-    lazy_s: float = field(default=1.0, validator=validators.ge(0))
+    lazy_s: float = field(default=0.25, validator=validators.ge(0))
     sync: bool = True
     keys_live_s: float = field(default=3600.0, validator=validators.ge(0))
 
@@ -98,7 +98,7 @@ class Journal:
         self._add(line, self._group)
 
     def note_lazily(self, line: Line) -> None:
-        """Take in a line that nobody waits for; it is written within `lazy_s`, behind all that was noted before."""
+        """Take in a line that nobody is in a hurry for: written within `lazy_s`, behind all that was noted before."""
         self._raise_fault()
         self._add(line, self._lazy)
 
@@ -115,15 +115,24 @@ class Journal:
 
         within_s: how long it may wait for company. Raises JournalError if the disk has failed.
         """
+        group = self._group
+        if group.lines:
+            group.due_s = min(group.due_s, _now() + within_s)
+            self._hurry(group)
+        await self._end_of(group)
+
+    async def lazily_durable(self) -> None:
+        """Return when all that was noted lazily is on disk, within `lazy_s`. Raises JournalError as `durable`."""
+        await self._end_of(self._lazy)
+
+    async def _end_of(self, noted: _Group) -> None:
         self._raise_fault()
-        group = self._group if self._group.lines else self._writing
+        group = noted if noted.lines else self._writing
         if group is None:
             return
         if not self._is_running:
             await self.flush()
             return
-        group.due_s = min(group.due_s, _now() + within_s)
-        self._hurry(group)
         await group.ended.wait()
         if not group.is_durable:
             raise self._error()
@@ -153,8 +162,9 @@ class Journal:
     async def _commit(self, *, lazily: bool) -> None:
         async with self._turn:
             group, self._group = self._group, _Group()
+            lazy = _Group()
             if lazily:
-                lazy, self._lazy = self._lazy, _Group()
+                lazy, self._lazy = self._lazy, lazy
                 group.take(lazy)
             if not group.lines:
                 return
@@ -164,9 +174,12 @@ class Journal:
                     await in_thread(lambda: self._write(group))
             finally:
                 self._writing = None
+                lazy.is_durable = group.is_durable
                 group.ended.set()
+                lazy.ended.set()
                 if self._fault is not None:  # nobody will write what came meanwhile
                     self._group.ended.set()
+                    self._lazy.ended.set()
 
     def _write(self, group: _Group) -> None:
         """In a thread. Notes a fault instead of raising it: whoever waits for the thread may have been cancelled."""

@@ -209,6 +209,16 @@ async def test_a_lazy_line_holds_nobody_up_and_stands_behind_what_was_noted_befo
     assert visits.done[2:] == ["sync directory", "write", "sync file"]
 
 
+async def test_who_waits_for_a_lazy_line_waits_until_it_is_on_disk(tmp_path: Path) -> None:
+    async with running(tmp_path, lazy_s=0.05) as journal:
+        journal.note(row(0))
+        await journal.durable()
+        journal.note_lazily(RUN)
+        with anyio.fail_after(10):
+            await journal.lazily_durable()
+        assert lines_in(tmp_path) == data_of(row(0), RUN)
+
+
 async def test_a_lazy_line_is_written_in_time(tmp_path: Path) -> None:
     async with running(tmp_path, lazy_s=0.01) as journal:
         journal.note_lazily(RUN)
@@ -341,6 +351,31 @@ async def test_a_full_disk_is_told_to_everybody() -> None:
     fd = os.open("/dev/full", os.O_WRONLY)
     await assert_broken(Journal(Path("/dev/full"), fd, JournalPolicy()), "No space left on device")
     os.close(fd)
+
+
+async def test_a_full_disk_is_told_to_who_waits_for_a_lazy_line() -> None:
+    fd = os.open("/dev/full", os.O_WRONLY)
+    journal = Journal(Path("/dev/full"), fd, JournalPolicy(lazy_s=0.05))
+    told: list[JournalError] = []
+
+    async def wait() -> None:
+        with pytest.raises(JournalError) as caught:
+            await journal.lazily_durable()
+        told.append(caught.value)
+
+    async def write() -> None:
+        with pytest.raises(JournalError):
+            await journal.run()
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(write)
+            await anyio.wait_all_tasks_blocked()
+            journal.note_lazily(RUN)
+            tasks.start_soon(wait)
+            tasks.start_soon(wait)
+    os.close(fd)
+    assert [error.code for error in told] == [DISK_ERROR] * 2
 
 
 async def test_a_sync_that_fails_is_told_to_everybody_and_not_repeated() -> None:
