@@ -16,7 +16,7 @@ import pytest
 from aiofiles.threadpool.text import AsyncTextIOWrapper
 from paid_once import assert_all_is_saved_and_paid_once, assert_the_journal_knows_all_that_was_sent
 
-from krea_async import BatchPolicy, BatchReport, JournalPolicy, KreaError, KreaSession, PollPolicy
+from krea_async import BatchPolicy, BatchReport, KreaError, KreaSession, PollPolicy
 from krea_async.cli.exits import Exit, exit_of_error
 from krea_async.errors import DISK_ERROR
 from krea_async.sandbox import Durations, Sandbox
@@ -213,10 +213,6 @@ def instant_sandbox(picture_bytes: int = LARGE_BYTES) -> Sandbox:
     return Sandbox(durations=Durations.instant(), scenes=1, picture_bytes=picture_bytes)
 
 
-POLICY = BatchPolicy(drain_s=5.0, journal=JournalPolicy(lazy_s=0.0))
-"""Lazy lines are written at once as well, so that their faults stop something."""
-
-
 async def rendered(
     session_of: SessionOf,
     sandbox: Sandbox,
@@ -228,7 +224,7 @@ async def rendered(
     with anyio.fail_after(20):
         async with session_of(sandbox, concurrency=at_once, polling=AT_ONCE) as session:
             try:
-                report = await session.render(rows, directory, policy=POLICY)
+                report = await session.render(rows, directory, policy=BatchPolicy(drain_s=5.0))
             except KreaError as error:
                 return error, None
     return report.stopped_by, report
