@@ -34,18 +34,33 @@ class ImageStream:
     """A picture on its way. offset_bytes: where in the file the bytes begin, 0 unless the host resumed.
 
     total_bytes: the size of the whole file, None if the host does not say. etag: a strong one, or None.
+    is_small: what comes is known to fit the buffer, so `read` may take it in one piece.
     """
 
     offset_bytes: int
     total_bytes: int | None
     etag: str | None
+    is_small: bool
     _response: aiohttp.ClientResponse = field(repr=False)
+
+    async def read(self) -> bytes:
+        """All bytes at once, of a small body only: nobody is woken before the last one is here. Raises as `chunks`."""
+        content = self._response.content
+        with translated(DownloadError, unsent="yes", sent="yes"):
+            if (broken := content.exception()) is not None:  # before anybody waited: nobody would be told
+                raise broken
+            await content.wait_eof()
+            return content.read_nowait()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The bytes as they come. Raises DownloadError, retryable, when the transfer breaks or stalls."""
         with translated(DownloadError, unsent="yes", sent="yes"):
-            while chunk := await self._response.content.readany():
-                yield chunk
+            while True:
+                chunk, is_end_of_chunk = await self._response.content.readchunk()  # what came, not joined, not copied
+                if chunk:
+                    yield chunk
+                elif not is_end_of_chunk:
+                    return
 
 
 class ImageHost:
@@ -154,10 +169,12 @@ def _stream(response: aiohttp.ClientResponse, wanted_offset_bytes: int, wanted_e
     elif response.status != 200:
         raise _refusal(response)
     etag = response.headers.get("ETag", "")
+    body_bytes = None if "Transfer-Encoding" in response.headers else response.content_length
     return ImageStream(
         offset_bytes=offset_bytes,
         total_bytes=length,
         etag=etag if plain and etag.startswith('"') else None,
+        is_small=plain and body_bytes is not None and body_bytes <= READ_BUFFER_BYTES,
         response=response,
     )
 

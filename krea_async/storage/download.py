@@ -6,6 +6,7 @@ picture is fetched again; a link that is refused is looked up once more.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
@@ -14,17 +15,21 @@ from typing import Final
 import anyio
 from attrs import field, frozen, validators
 
+from krea_async.control.backlog import LINK_LIFETIME_S
 from krea_async.control.backoff import RetryPolicy
 from krea_async.errors import DownloadError, ImageExpiredError, InvalidImageError
 from krea_async.gateway.images import ImageHost, ImageStream
 from krea_async.storage.disk import DiskQueue, disk_errors
 from krea_async.storage.names import Names
 from krea_async.storage.part import Part, SavedPicture, Target, copy_picture
+from krea_async.storage.turns import Turns
 
 log = logging.getLogger(__name__)
 
 TOO_LARGE: Final = "picture_too_large"
 CLEANUP_S: Final = 5.0
+LANDING: Final = 32
+"""Pictures that are here and wait for the disk, beside those that come in: more would only fill the memory."""
 
 _LINK_REFUSED: Final = frozenset({403, 404, 410})
 _CANNOT_RESUME: Final = frozenset({206, 416})
@@ -50,18 +55,21 @@ FreshLink = Callable[[], Awaitable[str]]
 
 
 class Downloads:
-    """Saves pictures, at most `at_once` at a time. Belongs to one session."""
+    """Saves pictures, at most `at_once` at a time, those first whose links die first. Belongs to one session."""
 
     def __init__(self, host: ImageHost, policy: DownloadPolicy, *, at_once: int, rng: Random) -> None:
         self._host = host
         self._policy = policy
         self._rng = rng
-        self._slots = asyncio.Semaphore(at_once)
+        self._turns = Turns(at_once)
+        self._landing = asyncio.Semaphore(LANDING)
         self._names = Names()
         self._disk = DiskQueue()
 
-    async def save(self, link: str, target: Target, *, fresh_link: FreshLink) -> SavedPicture:
-        """Bring the picture behind `link` to disk.
+    async def save(
+        self, link: str, target: Target, *, fresh_link: FreshLink, expires_s: float | None = None
+    ) -> SavedPicture:
+        """Bring the picture behind `link` to disk. expires_s: when the link dies, in Unix seconds; None: 24 h from now.
 
         Raises ImageExpiredError when the host refuses the link and a fresh read of the task brings no better one,
         InvalidImageError when what comes is no whole picture however often it is asked for, DownloadError otherwise;
@@ -69,10 +77,11 @@ class Downloads:
         """
         stem = self._names.claim(target.directory, target.stem, target.index)
         part = Part(target.directory, stem, self._disk, must_exist=target.must_exist)
+        if expires_s is None:
+            expires_s = time.time() + LINK_LIFETIME_S
         try:
-            async with self._slots:
-                with disk_errors(part.path):
-                    return await self._fetch(part, link, target, fresh_link)
+            with disk_errors(part.path):
+                return await self._fetch(part, link, target, fresh_link, expires_s)
         except BaseException:
             with anyio.move_on_after(CLEANUP_S, shield=True):
                 await part.discard()
@@ -91,13 +100,19 @@ class Downloads:
         finally:
             self._names.release(target.directory, stem)
 
-    async def _fetch(self, part: Part, link: str, target: Target, fresh_link: FreshLink) -> SavedPicture:
+    async def _fetch(
+        self, part: Part, link: str, target: Target, fresh_link: FreshLink, expires_s: float
+    ) -> SavedPicture:
         failures = 0
         refused_link = None
         while True:
             try:
-                await self._receive(part, link)
-                return await part.publish(target, sync=self._policy.sync)
+                async with self._turns.turn(expires_s) as turn:
+                    here_bytes = part.size_bytes
+                    await self._receive(part, link, careful=failures > 0)
+                    turn.size_bytes = part.size_bytes - here_bytes
+                    await self._landing.acquire()
+                return await self._land(part, target)
             except InvalidImageError as problem:
                 part.start_over()
                 error: DownloadError = problem
@@ -119,26 +134,39 @@ class Downloads:
             log.info("download of %s failed (%s); try %d in %.1f s", target.stem, error, failures + 1, wait_s)
             await asyncio.sleep(wait_s)
 
-    async def _receive(self, part: Part, link: str) -> None:
+    async def _receive(self, part: Part, link: str, *, careful: bool) -> None:
+        """Take the picture in. careful: keep every byte as it comes, so that a line that breaks often gets on."""
         try:
             async with asyncio.timeout(self._policy.timeout_s):
                 async with self._host.open(link, offset_bytes=part.size_bytes, etag=part.etag) as stream:
-                    await self._write(part, stream)
+                    await self._write(part, stream, careful=careful)
         except TimeoutError:
             words = f"the picture did not arrive within {self._policy.timeout_s:g} s"
             raise DownloadError(words, retryable=True) from None
 
-    async def _write(self, part: Part, stream: ImageStream) -> None:
+    async def _write(self, part: Part, stream: ImageStream, *, careful: bool) -> None:
         if stream.offset_bytes == 0:
             part.start_over()
         part.etag = stream.etag
         self._check_size(stream.total_bytes or 0)
-        async for chunk in stream.chunks():
-            self._check_size(part.size_bytes + len(chunk))
-            await part.add(chunk)
+        if stream.is_small and not careful:
+            await self._add(part, await stream.read())
+        else:
+            async for chunk in stream.chunks():
+                await self._add(part, chunk)
         if stream.total_bytes not in {None, part.size_bytes}:
             words = f"the picture ended after {part.size_bytes} of {stream.total_bytes} bytes"
             raise DownloadError(words, retryable=True)
+
+    async def _add(self, part: Part, chunk: bytes) -> None:
+        self._check_size(part.size_bytes + len(chunk))
+        await part.add(chunk)
+
+    async def _land(self, part: Part, target: Target) -> SavedPicture:
+        try:
+            return await part.publish(target, sync=self._policy.sync)
+        finally:
+            self._landing.release()
 
     def _check_size(self, size_bytes: int) -> None:
         if size_bytes > self._policy.max_bytes:

@@ -16,10 +16,9 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Final
 
-import aiofiles
 from attrs import frozen
 
-from krea_async.storage.disk import DiskQueue, to_its_end
+from krea_async.storage.disk import DiskQueue, in_thread
 from krea_async.storage.formats import inspect
 from krea_async.storage.names import alternatives
 
@@ -86,10 +85,9 @@ class Part:
     async def add(self, chunk: bytes) -> None:
         """Take the next bytes in. Now and then this writes what is gathered to disk."""
         self._gathered.append(chunk)
-        self._sha256.update(chunk)  # while the processor still has it at hand
         self.size_bytes += len(chunk)
         if self.size_bytes - self._written_bytes >= WRITE_BYTES:
-            await to_its_end(self._write_out())
+            await in_thread(self._write_out)
 
     async def publish(self, target: Target, *, sync: bool) -> SavedPicture:
         """Write the rest, check the file, sync it, and give it the first name that is free.
@@ -104,26 +102,34 @@ class Part:
             with suppress(OSError):
                 await self._disk.visit(self.path.unlink)
 
-    async def _write_out(self) -> None:
-        if not self._made:
-            await self._disk.visit(lambda: self._make(b""))
-        async with aiofiles.open(self.path, "ab" if self._written_bytes else "wb") as file:
-            await file.writelines(self._gathered)
+    def _write_out(self) -> None:
+        self._hash()
+        if self._made:
+            with self.path.open("ab" if self._written_bytes else "wb", buffering=_BUFFER_BYTES) as file:
+                file.writelines(self._gathered)
+        else:
+            self._make(self._gathered)
         self._written_bytes = self.size_bytes
         self._gathered = []
 
+    def _hash(self) -> None:
+        """Take what is gathered into the digest: in the thread that writes it, not in the event loop."""
+        for chunk in self._gathered:
+            self._sha256.update(chunk)
+
     def _publish(self, target: Target, *, sync: bool) -> SavedPicture:
-        data = b"".join(self._gathered)
         if self._made:
             with self.path.open("r+b" if self._written_bytes else "w+b") as file:
                 file.seek(0, os.SEEK_END)
-                file.write(data)
+                self._hash()
+                file.writelines(self._gathered)
                 picture = inspect(file, size_bytes=self.size_bytes)
                 if sync:
                     os.fsync(file.fileno())
         else:  # all of it is here: checked before it costs a visit to the disk
-            picture = inspect(BytesIO(data), size_bytes=self.size_bytes)
-            self._make(data, sync=sync)
+            picture = inspect(BytesIO(b"".join(self._gathered)), size_bytes=self.size_bytes)
+            self._hash()
+            self._make(self._gathered, sync=sync)
         _put_aside(target)
         names = _names(target, self._stem, picture.extension)
         sha256 = self._sha256.hexdigest()
@@ -145,7 +151,7 @@ class Part:
         self.path.unlink()
         return True
 
-    def _make(self, data: bytes, *, sync: bool = False) -> None:
+    def _make(self, data: Iterable[bytes], *, sync: bool = False) -> None:
         """Make the file. One that is there is another process's, or what a killed one left: not ours to touch."""
         try:
             file = self.path.open("xb", buffering=_BUFFER_BYTES)
@@ -159,7 +165,7 @@ class Part:
             file = self.path.open("xb", buffering=_BUFFER_BYTES)
         self._made = True
         with file:
-            file.write(data)
+            file.writelines(data)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
