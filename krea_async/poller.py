@@ -1,30 +1,40 @@
-"""The poll loop: one per session, asks the scheduler what is due, reads it, and tells the scheduler what came."""
+"""The poll loop: one per session, asks the scheduler what is due, reads it, and tells the scheduler what came.
+
+The scheduler says when a read is worth its while. Should the gateway answer reads with 429, a governor of their own
+says when the next request may leave.
+"""
 
 import asyncio
 import logging
 import math
 from collections.abc import Callable
+from random import Random
 from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
 
-from krea_async.errors import KreaError
-from krea_async.gateway.client import Gateway
+from krea_async.control.governor import Governor, PacingPolicy, Sent
+from krea_async.errors import KreaError, RateLimitedError
+from krea_async.gateway.client import Gateway, Readings
 from krea_async.scheduler import Followed, Scheduler
 
 log = logging.getLogger(__name__)
 
-MAX_READS_AT_ONCE: Final = 8
-"""Batch reads under way at the same time: with 50 ids each, thousands of tasks per second even over slow lines."""
+MAX_READS_AT_ONCE: Final = 16
+"""Batch reads under way at the same time: with 50 ids each, 8,000 reads a second at a round trip of 0.1 s."""
+
+READ_PACING: Final = PacingPolicy(first_rate=1000.0, window=False)
+"""Reads are paced by what is due, and by nothing else before the first 429. They leave nothing unfinished."""
 
 
 class Poller:
     """Reads what the scheduler says is due, until it is cancelled. Nothing that a read raises ends it."""
 
-    def __init__(self, gateway: Gateway, scheduler: Scheduler) -> None:
+    def __init__(self, gateway: Gateway, scheduler: Scheduler, rng: Random | None = None) -> None:
         self._gateway = gateway
         self._scheduler = scheduler
+        self._governor = Governor(READ_PACING, rng=rng or Random())
         self._reading = 0
         self._left_behind: Callable[[str], KreaError] | None = None
         self._wake_s = -math.inf
@@ -50,6 +60,11 @@ class Poller:
         """Whether any task is followed."""
         return len(self._scheduler) > 0
 
+    @property
+    def followed(self) -> int:
+        """How many tasks are followed."""
+        return len(self._scheduler)
+
     async def drain(self) -> None:
         """Wait until no task is followed any more."""
         while self.busy:
@@ -65,19 +80,30 @@ class Poller:
         async with anyio.create_task_group() as reads:
             while True:
                 self._start_reads(reads)
-                self._wake_s = self._scheduler.next_read_s() if self._reading < MAX_READS_AT_ONCE else math.inf
                 self._woken.clear()
                 with anyio.move_on_after(self._wake_s - self._now()):
                     await self._woken.wait()
 
     def _start_reads(self, reads: TaskGroup) -> None:
-        while self._reading < MAX_READS_AT_ONCE and (ids := self._scheduler.take_due(self._now())):
+        now = self._now()
+        while (wake_s := self._next_read_s(now)) <= now and (ids := self._scheduler.take_due(now)):
             self._reading += 1
-            reads.start_soon(self._read, ids)
+            reads.start_soon(self._read, ids, self._governor.sent(now, 0))
+        self._wake_s = wake_s
 
-    async def _read(self, ids: list[str]) -> None:
+    def _next_read_s(self, now: float) -> float:
+        """When the next request may leave, and has something to ask; infinity: not before something happens."""
+        if self._reading >= MAX_READS_AT_ONCE:
+            return math.inf
+        due_s = self._scheduler.next_read_s()
+        if due_s > now:
+            return due_s
+        wait_s = self._governor.wait_s(now, 0)
+        return math.inf if wait_s is None else now + wait_s
+
+    async def _read(self, ids: list[str], sent: Sent) -> None:
         try:
-            missing = self._scheduler.read(ids, await self._gateway.read_many(ids), self._now())
+            missing = self._scheduler.read(ids, await self._read_many(ids, sent), self._now())
             if missing:
                 log.info("%d tasks were missing in a reply and are read singly", len(missing))
                 ids = missing
@@ -88,6 +114,23 @@ class Poller:
             self._reading -= 1
             self._woken.set()
             self._tell_drain()
+
+    async def _read_many(self, ids: list[str], sent: Sent) -> Readings:
+        """Read these tasks, and let the governor know whether that was too much."""
+        try:
+            readings = await self._gateway.read_many(ids)
+        except RateLimitedError as refusal:
+            self._governor.rejected(self._now(), sent, refusal.retry_after_s)
+            raise
+        except BaseException:
+            self._governor.unanswered(self._now(), sent)
+            raise
+        refused = next((reading for reading in readings.values() if isinstance(reading, RateLimitedError)), None)
+        if refused is None:
+            self._governor.accepted(self._now(), sent)
+        else:
+            self._governor.rejected(self._now(), sent, refused.retry_after_s)
+        return readings
 
     def _tell_drain(self) -> None:
         self._read_done.set()

@@ -1,21 +1,22 @@
 """Which tasks are due for a read, and what each reply means for the task it is about.
 
-A plain object, fed with clock readings and replies: it keeps the tasks of a session in a heap of due times, so a read
-costs the same however many tasks wait. `polling` is the loop that acts on what it says.
+A plain object, fed with clock readings and replies: it keeps the tasks of a session in an agenda of due times, so a
+read costs the same however many tasks wait. When a task is read next, `control.polling` says, which learns from every
+reply. `poller` is the loop that acts on what this says.
 """
 
-import heapq
 import logging
 import math
 from collections.abc import Callable, Iterable
-from itertools import count
 from random import Random
 from typing import Final
 
 from attrs import define, field
 
+from krea_async.control.agenda import Agenda
 from krea_async.control.backoff import RetryPolicy
-from krea_async.control.polling import PollPolicy
+from krea_async.control.hazard import Law
+from krea_async.control.polling import PollPolicy, ReadTimes
 from krea_async.errors import KreaError, RateLimitedError, TaskNotFoundError, TaskTimeoutError
 from krea_async.gateway.client import MAX_BATCH_IDS, Readings
 from krea_async.gateway.refusals import INVALID_TASK_ID
@@ -36,19 +37,28 @@ Outcome = Task | KreaError
 """How following a task ended: the finished task, or why it is not followed any more."""
 
 
-@define(eq=False)
+@define(eq=False, weakref_slot=False)
 class Followed:
-    """Somebody who follows a task. `task` is what is known of it; None until its first read, for one of before."""
+    """Somebody who follows a task. `task` is what is known of it; None until its first read, for one of before.
+
+    awaited: somebody waits for just this task, so it is read more often. taken_up: nobody knows for how long it has
+    been running, as with any task that was never read, or that an earlier try had made.
+    """
 
     task_id: str
     submitted_s: float
     deadline_s: float
     on_outcome: Callable[[Outcome], None]
     task: Task | None = None
+    awaited: bool = field(default=False, kw_only=True)
+    taken_up: bool = field(default=False, kw_only=True)
     denials: int = 0
     unreadable: int = 0
     ended: bool = field(default=False, init=False)
     queued: bool = field(default=False, init=False)
+    law: Law | None = field(default=None, init=False)
+    running_s: float | None = field(default=None, init=False)
+    """Its age when it was last known to be running."""
 
 
 class Scheduler:
@@ -57,9 +67,9 @@ class Scheduler:
     def __init__(self, policy: PollPolicy, rng: Random) -> None:
         self._policy = policy
         self._rng = rng
-        self._tasks: dict[str, list[Followed]] = {}
-        self._due: list[tuple[float, int, Followed]] = []
-        self._order = count()
+        self._times = ReadTimes(policy, rng)
+        self._tasks: dict[str, tuple[Followed, ...]] = {}
+        self._due: Agenda[Followed] = Agenda()
         self._hold_until_s = -math.inf
         self._failures = 0
         self._unknown_statuses: set[str] = set()
@@ -67,15 +77,28 @@ class Scheduler:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    @property
+    def eager(self) -> bool:
+        """Whether tasks are read more often, because learning late costs throughput; may be set at any time."""
+        return self._times.eager
+
+    @eager.setter
+    def eager(self, eager: bool) -> None:
+        self._times.eager = eager
+
     def follow(self, followed: Followed, now: float) -> None:
         """Take a task in; several may follow one. One that is finished has its outcome before this returns."""
-        self._tasks.setdefault(followed.task_id, []).append(followed)
-        if followed.task is None:
+        self._tasks[followed.task_id] = (*self._tasks.get(followed.task_id, ()), followed)
+        task = followed.task
+        if task is None:
+            followed.taken_up = True
             self._push(followed, now)
-        elif followed.task.finished:
-            self._end(followed, followed.task)
+        elif task.finished:
+            self._end(followed, task)
         else:
-            self._push(followed, now + self._policy.first_wait_s(self._rng))
+            followed.taken_up = followed.taken_up or task.replayed
+            followed.running_s = 0.0
+            self._push(followed, now + self._wait_s(followed, now))
 
     def forget(self, followed: Followed) -> bool:
         """Follow a task no further, and give it no outcome. False if it has one already."""
@@ -92,22 +115,22 @@ class Scheduler:
 
     def next_read_s(self) -> float:
         """When `take_due` will have something to hand out; infinity if nothing is due ever."""
-        self._drop_ended()
-        if not self._due:
-            return math.inf
-        waits_for_company = 0.0 if len(self._due) <= 1 else self._policy.window_s
-        return max(self._due[0][0] + waits_for_company, self._hold_until_s)
+        waits_for_company_s = 0.0 if len(self._due) <= 1 else self._policy.window_s
+        return max(self._due.full_s(MAX_BATCH_IDS, waits_for_company_s), self._hold_until_s)
 
     def take_due(self, now: float) -> list[str]:
         """Up to 50 ids to read now, oldest due first; those due a moment later come along, for it costs no request."""
         if now < self.next_read_s():
             return []
+        self._times.sent(now - self._due.first_s() - self._policy.window_s)
         ids: dict[str, None] = {}
-        while self._due and len(ids) < MAX_BATCH_IDS and self._due[0][0] <= now + self._policy.ahead_s:
-            followed = heapq.heappop(self._due)[2]
-            followed.queued = False
-            if not followed.ended:
-                ids[followed.task_id] = None
+        while len(ids) < MAX_BATCH_IDS and (
+            taken := self._due.take(MAX_BATCH_IDS - len(ids), now + self._policy.ahead_s)
+        ):
+            for followed in taken:
+                followed.queued = False
+                if not followed.ended:
+                    ids[followed.task_id] = None
         return list(ids)
 
     def read(self, asked: Iterable[str], readings: Readings, now: float) -> list[str]:
@@ -124,32 +147,35 @@ class Scheduler:
                 for followed in self._followers(task_id):
                     self._saw_error(followed, reading, now)
                 if isinstance(reading, RateLimitedError):  # a single read was told to slow down: that is meant for all
-                    self._hold(reading, 1, now)
+                    self._hold(_POLL_BACKOFF.wait_s(1, self._rng, reading.retry_after_s), now)
         return missing
 
     def not_read(self, asked: Iterable[str], error: KreaError, now: float) -> None:
         """A read failed as a whole: everybody waits longer, and only a task's deadline ends it."""
-        if now >= self._hold_until_s:  # reads that fail at the same time are one failure
-            self._failures += 1
-        wait_s = self._hold(error, self._failures, now)
-        log.log(
-            logging.WARNING if self._failures == 1 else logging.INFO,
-            "reading tasks failed %d times in a row: %s; the next read is in %.1f s",
-            self._failures,
-            error,
-            wait_s,
-        )
+        if isinstance(error, RateLimitedError):  # how fast reads may leave is not decided here, but a pause is kept
+            self._hold(error.retry_after_s or 0.0, now)
+            log.info("reading tasks was refused: %s", error)
+        else:
+            if now >= self._hold_until_s:  # reads that fail at the same time are one failure
+                self._failures += 1
+            wait_s = _POLL_BACKOFF.wait_s(self._failures, self._rng, error.retry_after_s)
+            self._hold(wait_s, now)
+            log.log(
+                logging.WARNING if self._failures == 1 else logging.INFO,
+                "reading tasks failed %d times in a row: %s; the next read is in %.1f s",
+                self._failures,
+                error,
+                wait_s,
+            )
         for task_id in asked:
             for followed in self._followers(task_id):
                 self._look_again(followed, now, error)
 
-    def _hold(self, error: KreaError, failures: int, now: float) -> float:
-        wait_s = _POLL_BACKOFF.wait_s(failures, self._rng, error.retry_after_s)
+    def _hold(self, wait_s: float, now: float) -> None:
         self._hold_until_s = max(self._hold_until_s, now + wait_s)
-        return wait_s
 
-    def _followers(self, task_id: str) -> list[Followed]:
-        return list(self._tasks.get(task_id, ()))
+    def _followers(self, task_id: str) -> tuple[Followed, ...]:
+        return self._tasks.get(task_id, ())
 
     def _saw(self, task: Task, now: float) -> None:
         if task.status not in KNOWN_STATUSES and task.status not in self._unknown_statuses:
@@ -158,6 +184,7 @@ class Scheduler:
         for followed in self._followers(task.id):
             followed.task = task
             followed.denials = followed.unreadable = 0
+            self._learn(followed, task, now)
             if task.finished:
                 self._end(followed, task)
             else:
@@ -184,17 +211,33 @@ class Scheduler:
         if now >= followed.deadline_s:
             self._end(followed, _timed_out(followed, now, error))
             return
-        next_s = now + self._policy.next_wait_s(now - followed.submitted_s, self._rng)
-        self._push(followed, min(next_s, followed.deadline_s))
+        self._push(followed, now + self._wait_s(followed, now))
 
     def _push(self, followed: Followed, due_s: float) -> None:
         if not followed.queued:
             followed.queued = True
-            heapq.heappush(self._due, (due_s, next(self._order), followed))
+            self._due.add(followed, min(due_s, followed.deadline_s))
 
-    def _drop_ended(self) -> None:
-        while self._due and self._due[0][2].ended:
-            heapq.heappop(self._due)
+    def _wait_s(self, followed: Followed, now: float) -> float:
+        return self._times.wait_s(self._law_of(followed), now - followed.submitted_s, awaited=followed.awaited)
+
+    def _law_of(self, followed: Followed) -> Law:
+        """The law of tasks like this one; chosen when it is first needed, and kept."""
+        if followed.law is None:
+            estimated_time_s = None if followed.task is None else followed.task.estimated_time_s
+            followed.law = self._times.law(estimated_time_s, age_known=not followed.taken_up)
+            followed.law.following += 1
+        return followed.law
+
+    def _learn(self, followed: Followed, task: Task, now: float) -> None:
+        age_s = now - followed.submitted_s
+        if followed.running_s is not None:
+            law = self._law_of(followed)
+            if task.finished:
+                law.saw_finished(followed.running_s, age_s)
+            else:
+                law.saw_running(followed.running_s, age_s)
+        followed.running_s = age_s
 
     def _end(self, followed: Followed, outcome: Outcome) -> None:
         self._drop(followed)
@@ -202,9 +245,12 @@ class Scheduler:
 
     def _drop(self, followed: Followed) -> None:
         followed.ended = True
-        followers = self._tasks[followed.task_id]
-        followers.remove(followed)
-        if not followers:
+        if followed.law is not None:
+            followed.law.following -= 1
+        others = tuple(other for other in self._tasks[followed.task_id] if other is not followed)
+        if others:
+            self._tasks[followed.task_id] = others
+        else:
             del self._tasks[followed.task_id]
 
 

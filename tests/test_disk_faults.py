@@ -30,7 +30,7 @@ SessionOf = Callable[..., KreaSession]
 ROWS = 24
 LIST = [{"prompt": f"row {number}", "size": "1:2"} for number in range(ROWS)]
 CONCURRENCY = 6
-AT_ONCE = PollPolicy(first_s=0.01, min_s=0.01, max_s=0.05, window_s=0.001, ahead_s=0.02)
+AT_ONCE = PollPolicy(shortest_s=0.01, longest_s=0.02, window_s=0.001, ahead_s=0.02)
 DIRECTORY = "renders"
 SMALL_BYTES, LARGE_BYTES = 100_000, 300_000
 """A picture that is written when all of it is there, and one that is begun before."""

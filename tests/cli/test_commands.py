@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 PROGRAM = "import sys; sys.argv[0] = 'krea-async'; from krea_async.cli import main; main()"
 IMPATIENT = """
 from krea_async import PollPolicy, RetryPolicy
-PollPolicy.__init__.__kwdefaults__.update(first_s=0.05, min_s=0.05, window_s=0.01)
+PollPolicy.__init__.__kwdefaults__.update(shortest_s=0.05, longest_s=0.05, window_s=0.01)
 RetryPolicy.__init__.__kwdefaults__.update(first_wait_s=0.05, max_wait_s=0.2)
 """
 COMMAND = [sys.executable, "-c", IMPATIENT + PROGRAM]

@@ -50,7 +50,7 @@ async def run(*args: object, env: dict[str, str], cwd: Path) -> Result:
 
 
 async def rendered(sandbox: Sandbox, directory: Path, prompts: list[Any]) -> None:
-    polling = PollPolicy(first_s=0.05, min_s=0.05, window_s=0.01)
+    polling = PollPolicy(shortest_s=0.05, longest_s=0.05, window_s=0.01)
     async with KreaSession(sandbox.key, base_url=sandbox.url, polling=polling) as session:
         await session.render(prompts, directory, policy=BatchPolicy(read_balance=True, breaker=None))
 

@@ -1,4 +1,4 @@
-"""How long to wait before the next try, and before the next look."""
+"""How long to wait before the next try."""
 
 from random import Random
 
@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from krea_async.control.backoff import RetryPolicy
-from krea_async.control.polling import PollPolicy
 from krea_async.errors import AuthenticationError, InvalidRequestError, KreaError, RateLimitedError, ServiceError
 from krea_async.gateway.retrying import retrying
 
@@ -95,40 +94,3 @@ async def test_a_refusal_or_a_bug_is_raised_at_once(error: Exception) -> None:
     with pytest.raises((KreaError, ValueError), match=r"no|bug"):
         await retrying(call, AT_ONCE, Random(0))
     assert call.calls == 1
-
-
-POLICIES = st.builds(
-    PollPolicy,
-    first_s=st.floats(0.0, 10.0),
-    share=st.floats(0.0, 2.0),
-    min_s=st.floats(0.01, 5.0),
-    max_s=st.floats(5.0, 60.0),
-    jitter=st.floats(0.0, 0.99),
-)
-
-
-@given(policy=POLICIES, age_s=st.floats(0.0, 1e9), seed=st.integers(0, 100))
-def test_a_look_comes_within_its_bounds_but_for_the_jitter(policy: PollPolicy, age_s: float, seed: int) -> None:
-    rng = Random(seed)
-    least, most = 1.0 - policy.jitter, 1.0 + policy.jitter
-    assert policy.first_s * least <= policy.first_wait_s(rng) <= policy.first_s * most
-    assert policy.min_s * least * 0.999 <= policy.next_wait_s(age_s, rng) <= policy.max_s * most * 1.001
-
-
-def test_old_tasks_are_looked_at_less_often_in_proportion_to_their_age() -> None:
-    policy = PollPolicy(share=0.2, min_s=1.0, max_s=15.0, jitter=0.0)
-    waits = [policy.next_wait_s(age_s, Random(0)) for age_s in (0, 1, 5, 10, 50, 75, 1000)]
-    assert waits == [1.0, 1.0, 1.0, 2.0, 10.0, 15.0, 15.0]
-
-
-def test_tasks_that_were_submitted_together_do_not_stay_in_step() -> None:
-    rng = Random(0)
-    assert len({PollPolicy().next_wait_s(10.0, rng) for _ in range(100)}) == 100
-
-
-@pytest.mark.parametrize(
-    "bad", [{"min_s": 0.0}, {"jitter": 1.0}, {"first_s": -1.0}, {"share": -0.1}, {"window_s": -1.0}]
-)
-def test_a_poll_policy_that_cannot_be_is_refused(bad: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="must be"):
-        PollPolicy(**bad)
