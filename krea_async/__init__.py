@@ -6,7 +6,7 @@ from krea_async.batch.run import Batch, BatchProgress
 from krea_async.control.backlog import BacklogPolicy
 from krea_async.control.backoff import RetryPolicy
 from krea_async.control.breaker import BreakerPolicy
-from krea_async.control.pace import PausePolicy
+from krea_async.control.governor import Limit, PacingPolicy
 from krea_async.control.polling import PollPolicy
 from krea_async.errors import (
     AccessDeniedError,
@@ -27,12 +27,14 @@ from krea_async.errors import (
     TaskNotFoundError,
     TaskTimeoutError,
 )
+from krea_async.events import Event, LimitFound, SubmissionRefused
 from krea_async.gateway.transport import TimeoutPolicy
 from krea_async.models import Balance, ImageRequest, Task, TaskError
 from krea_async.pipeline import Job
 from krea_async.prompts import PromptList, RowProblem
 from krea_async.results import BatchReport, GeneratedImage, Timings, UnknownOutcome
 from krea_async.session import KreaSession
+from krea_async.stats import SessionStats
 from krea_async.storage.download import DownloadPolicy
 from krea_async.storage.journal import JournalPolicy
 
@@ -49,10 +51,15 @@ __all__ = [
     "UnknownOutcome",
     "Timings",
     "Balance",
+    "SessionStats",
+    "Limit",
+    "Event",
+    "LimitFound",
+    "SubmissionRefused",
     "PromptList",
     "RowProblem",
     "RetryPolicy",
-    "PausePolicy",
+    "PacingPolicy",
     "PollPolicy",
     "TimeoutPolicy",
     "DownloadPolicy",

@@ -18,7 +18,6 @@ from attrs import frozen
 from krea_async.batch.policy import BatchPolicy
 from krea_async.errors import InvalidRequestError
 from krea_async.models import ImageRequest, Quality
-from krea_async.settings import DEFAULT_CONCURRENCY
 from krea_async.storage.history import JOURNAL_NAME, History, OpenRow
 from krea_async.storage.records import Failed, Saved, content_digest_of
 from krea_async.storage.replay import RowState
@@ -27,6 +26,9 @@ TASK_S: Final = 45.0
 """Seconds a picture, where none were measured: `estimated_time` in the example of the vendor's reference."""
 
 DOWNLOAD_S: Final = 1.0
+ASSUMED_CONCURRENCY: Final = 64
+"""Tasks at a time, when the caller names no cap: the gateway's limits are not published."""
+
 MEASURED_PICTURES: Final = 1000
 """So many of a directory's latest pictures say how long one takes, and what it costs."""
 
@@ -98,7 +100,7 @@ def estimate(
     directory: Path | None = None,
     *,
     policy: BatchPolicy | None = None,
-    concurrency: int = DEFAULT_CONCURRENCY,
+    concurrency: int = ASSUMED_CONCURRENCY,
     rate: float | None = None,
     downloads: int = 16,
 ) -> Estimate:

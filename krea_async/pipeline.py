@@ -12,6 +12,7 @@ from typing import Final
 
 from attrs import evolve, field, frozen
 
+from krea_async.control.backlog import LINK_LIFETIME_S
 from krea_async.control.backoff import RetryPolicy
 from krea_async.errors import ImageExpiredError, KreaError, ServiceError, SessionClosedError, TaskNotFoundError
 from krea_async.gateway.client import Gateway, idempotency_keys
@@ -27,6 +28,7 @@ from krea_async.storage.download import Downloads
 from krea_async.storage.names import file_stem
 from krea_async.storage.part import SavedPicture, Target
 from krea_async.submission import Stop, Submitter
+from krea_async.tasks import Signal
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +59,12 @@ class Pipeline:
         maybe_paid: bool = False,
         before: Callable[[], Awaitable[None]] | None = None,
         accepted: Callable[[Task, bool], Awaitable[None]] | None = None,
+        awaited: bool = False,
     ) -> "Job":
-        """Have the gateway accept `request`, under a new key if none is given. The rest: see `Submitter.submit`."""
+        """Have the gateway accept `request`, under a new key if none is given. The rest: see `Submitter.submit`.
+
+        awaited: somebody waits for just this picture, so its task is read more eagerly.
+        """
         queued = left = _now()
 
         async def leaving() -> None:
@@ -71,12 +77,12 @@ class Pipeline:
             request, key=key or next(self.keys), stop=stop, maybe_paid=maybe_paid, before=leaving, accepted=accepted
         )
         timings = Timings(queued_s=left - queued, waiting_s=_now() - left)
-        return Job(self, task.id, request=request, task=task, timings=timings, holds_place=True)
+        return Job(self, task.id, request=request, task=task, timings=timings, holds_place=True, awaited=awaited)
 
     def resume(self, task_id: str, request: ImageRequest, task: Task | None) -> "Job":
         """Follow a task of an earlier run, which counts among the unfinished. `task`: what was read of it just now."""
         self.submitter.adopt()
-        return Job(self, task_id, request=request, task=task, holds_place=True)
+        return Job(self, task_id, request=request, task=task, holds_place=True, taken_up=True)
 
     def calls(self) -> dict[str, int]:
         """Requests sent so far, by route, and how many submissions were answered 429."""
@@ -138,6 +144,8 @@ class Job:
         task: Task | None = None,
         timings: Timings = NO_TIME,
         holds_place: bool = False,
+        awaited: bool = False,
+        taken_up: bool = False,
     ) -> None:
         now = _now()
         self._pipeline = pipeline
@@ -145,7 +153,7 @@ class Job:
         self._holds_place = holds_place
         self._ended_s = now
         self._reserved_credits = None if task is None else task.credits_reserved
-        self._ended = asyncio.Event()
+        self._ended = Signal()
         self._outcome: Outcome | None = None
         self._followed = Followed(
             task_id=task_id,
@@ -153,6 +161,8 @@ class Job:
             deadline_s=now + pipeline.task_timeout_s,
             task=task,
             on_outcome=self._end,
+            awaited=awaited,
+            taken_up=taken_up,
         )
         self.request = request
         pipeline.poller.follow(self._followed)
@@ -211,7 +221,7 @@ class Job:
         """The same for a target that is known; `index` is the row's number in its batch."""
         task = await self.wait()
         try:
-            pictures = [await self._fetch(link, number, target) for number, link in enumerate(task.results)]
+            pictures = [await self._fetch(task, link, number, target) for number, link in enumerate(task.results)]
         except KreaError as error:
             error.charged = "yes"
             error.task_id = self.task_id
@@ -229,11 +239,12 @@ class Job:
             )
         return image
 
-    async def _fetch(self, link: str, number: int, target: Target) -> SavedPicture:
+    async def _fetch(self, task: Task, link: str, number: int, target: Target) -> SavedPicture:
         if number:
             target = evolve(target, stem=f"{target.stem}_{number + 1}", replaces=None)
         fresh_link = partial(self._pipeline.fresh_link, self.task_id, number)
-        return await self._pipeline.downloads.save(link, target, fresh_link=fresh_link)
+        expires_s = None if task.created is None else task.created + LINK_LIFETIME_S  # it may have been done at once
+        return await self._pipeline.downloads.save(link, target, fresh_link=fresh_link, expires_s=expires_s)
 
     def _image(self, task: Task, pictures: list[SavedPicture], index: int | None) -> GeneratedImage:
         first = pictures[0]
@@ -254,30 +265,30 @@ class Job:
         )
 
     @contextmanager
-    def given_up_if_cancelled(self, *, is_noted: bool = False) -> Iterator[None]:
-        """Follow the task no further when the block is cancelled: nobody waits for it any more.
-
-        is_noted: whether the task's id is in a journal, so that nobody has to be told.
-        """
+    def given_up_if_cancelled(self) -> Iterator[None]:
+        """Follow the task no further when the block is cancelled: nobody waits for it any more."""
         try:
             yield
         except asyncio.CancelledError:
-            if self._pipeline.poller.forget(self._followed):
-                level = logging.DEBUG if is_noted else logging.WARNING
-                log.log(level, "task %s is paid for and goes on; session.attach follows it up", self.task_id)
-                self._end(_left_behind(self.task_id))
+            self.give_up()
             raise
+
+    def give_up(self, *, is_noted: bool = False) -> None:
+        """Follow the task no further, unless it has ended.
+
+        is_noted: whether the task's id is in a journal, so that nobody has to be told.
+        """
+        if self._pipeline.poller.forget(self._followed):
+            level = logging.DEBUG if is_noted else logging.WARNING
+            log.log(level, "task %s is paid for and goes on; session.attach follows it up", self.task_id)
+            self._end(_left_behind(self.task_id))
 
     @property
     def timings(self) -> Timings:
         """Where the time went so far."""
-        if self._outcome is None:
-            return evolve(self._timings, generating_s=_now() - self._followed.submitted_s)
-        return evolve(
-            self._timings,
-            generating_s=self._ended_s - self._followed.submitted_s,
-            downloading_s=_now() - self._ended_s,
-        )
+        before, now = self._timings, _now()
+        made_s = now if self._outcome is None else self._ended_s
+        return Timings(before.queued_s, before.waiting_s, made_s - self._followed.submitted_s, now - made_s)
 
     def _end(self, outcome: Outcome) -> None:
         self._ended_s = _now()

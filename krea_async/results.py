@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from operator import add
 from pathlib import Path
 from typing import Final, Literal
 
-from attrs import astuple, field, fields, frozen
+from attrs import field, fields, frozen
 
+from krea_async.control.governor import Limit
 from krea_async.errors import Charged, KreaError
 from krea_async.models import ImageRequest
 
@@ -28,9 +30,14 @@ class Timings:
     downloading_s: float = 0.0
 
     @property
+    def steps_s(self) -> tuple[float, float, float, float]:
+        """The four, in their order."""
+        return self.queued_s, self.waiting_s, self.generating_s, self.downloading_s
+
+    @property
     def total_s(self) -> float:
         """All of it."""
-        return self.queued_s + self.waiting_s + self.generating_s + self.downloading_s
+        return sum(self.steps_s)
 
 
 NO_TIME: Final = Timings()
@@ -96,8 +103,8 @@ class BatchReport:
     picture. maybe_twice: saved or not, rows that may have been charged twice, because the gateway never showed that it
     honours idempotency keys. balance_before, balance_after: credits of the account around the run, if they were read.
     other_size: pictures whose pixels are not those asked for. seconds: sums of the `Timings` of saved pictures.
-    stopped_by: what ended the batch before its list did. calls: requests sent by this session while the batch ran, by
-    route; "rate_limited" counts the 429s among them.
+    stopped_by: what ended the batch before its list did. limit: what the session has found of the gateway's limits.
+    calls: requests sent by this session while the batch ran, by route; "rate_limited" counts the 429s to submissions.
     """
 
     saved: int = 0
@@ -122,6 +129,7 @@ class BatchReport:
     stopped_by: KreaError | None = None
     seconds: Timings = field(factory=Timings)
     wall_s: float = 0.0
+    limit: Limit | None = None
     calls: Mapping[str, int] = field(factory=dict)
 
     @property
@@ -185,8 +193,7 @@ class Tally:
             self.saved += 1
             self.bytes += image.bytes
             self.other_size += not image.as_requested
-            for step, seconds in enumerate(astuple(image.timings)):
-                self._seconds[step] += seconds
+            self._seconds = [*map(add, self._seconds, image.timings.steps_s)]
         elif image.status == "skipped":
             self.skipped += 1
             self.already_saved += image.error is None
@@ -220,7 +227,13 @@ class Tally:
             self._unknown.append(outcome)
 
     def report(
-        self, *, wall_s: float, calls: Mapping[str, int], stopped_by: KreaError | None, unread: int | None = None
+        self,
+        *,
+        wall_s: float,
+        calls: Mapping[str, int],
+        stopped_by: KreaError | None,
+        unread: int | None = None,
+        limit: Limit | None = None,
     ) -> BatchReport:
         """The books so far."""
         return BatchReport(
@@ -246,5 +259,6 @@ class Tally:
             stopped_by=stopped_by,
             seconds=Timings(*(round(seconds, 3) for seconds in self._seconds)),
             wall_s=wall_s,
+            limit=limit,
             calls=dict(calls),
         )

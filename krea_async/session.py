@@ -1,8 +1,9 @@
 """`KreaSession`: what users hold. Owns the sockets and the one task group, and composes the rest."""
 
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Self
@@ -13,9 +14,10 @@ from krea_async.batch.feed import Prompts
 from krea_async.batch.policy import BatchPolicy
 from krea_async.batch.run import Batch
 from krea_async.control.backoff import RetryPolicy
-from krea_async.control.pace import Pace, PausePolicy
+from krea_async.control.governor import Governor, Limit, PacingPolicy
 from krea_async.control.polling import PollPolicy
 from krea_async.errors import InvalidRequestError, SessionClosedError
+from krea_async.events import Event, Events
 from krea_async.gateway.client import Gateway
 from krea_async.gateway.images import ImageHost, open_image_host
 from krea_async.gateway.retrying import retrying
@@ -26,9 +28,11 @@ from krea_async.pipeline import Job, Pipeline, target_of
 from krea_async.poller import MAX_READS_AT_ONCE, Poller
 from krea_async.results import GeneratedImage
 from krea_async.scheduler import Scheduler
-from krea_async.settings import DEFAULT_CONCURRENCY, Settings
-from krea_async.storage.disk import make_directory
+from krea_async.settings import MAX_UNFINISHED, Settings
+from krea_async.stats import SessionStats
+from krea_async.storage.disk import in_thread, make_directory
 from krea_async.storage.download import DownloadPolicy, Downloads
+from krea_async.storage.known_limits import KnownLimits
 from krea_async.storage.names import file_stem
 from krea_async.submission import MAX_POSTS_AT_ONCE, NotSubmittedError, Submitter
 from krea_async.tasks import task_group
@@ -41,9 +45,10 @@ class KreaSession(anyio.AsyncContextManagerMixin):
             image = await session.generate("a lighthouse at dusk", to="lighthouse.png")
 
     api_key, base_url: by default from EVOLINK_API_KEY and EVOLINK_BASE_URL. concurrency: tasks that may be unfinished
-    on the gateway at the same time (64 by default). rate: submissions per second at the most; None: no cap of our own.
-    downloads: pictures fetched at the same time. task_timeout_s: how long a task is followed.
-    The policies hold the finer knobs. seed: of the jitter, for tests.
+    on the gateway at the same time. rate: submissions per second. Both are caps on top of what the session finds out by
+    itself; None: the session finds out, and lets 1,000 be unfinished at the most. downloads: pictures fetched at the
+    same time. task_timeout_s: how long a task is followed. on_event: called with every `Event`, in the event loop. The
+    policies hold the finer knobs. seed: of the jitter, for tests.
 
     Leaving the block normally waits for what is running; an exception cancels it. Raises AuthenticationError without a
     key and InvalidRequestError for a setting that cannot be; both before anything is sent.
@@ -59,26 +64,28 @@ class KreaSession(anyio.AsyncContextManagerMixin):
         downloads: int = 16,
         task_timeout_s: float = 1800.0,
         retries: RetryPolicy | None = None,
-        pauses: PausePolicy | None = None,
-        polling: PollPolicy | None = None,
+        pacing: PacingPolicy | None = None,
+        polling: PollPolicy | str | None = None,
         timeouts: TimeoutPolicy | None = None,
         downloading: DownloadPolicy | None = None,
+        on_event: Callable[[Event], object] | None = None,
         seed: int | None = None,
     ) -> None:
         self._settings = Settings(
             api_key=api_key,
             base_url=base_url,
-            concurrency=DEFAULT_CONCURRENCY if concurrency is None else concurrency,
+            concurrency=MAX_UNFINISHED if concurrency is None else concurrency,
             rate=rate,
             downloads=downloads,
             task_timeout_s=task_timeout_s,
             retries=retries or RetryPolicy(),
-            pauses=pauses or PausePolicy(),
-            polling=polling or PollPolicy(),
+            pacing=pacing or PacingPolicy(),
+            polling=PollPolicy.of(polling),
             timeouts=timeouts or TimeoutPolicy(),
             downloading=downloading or DownloadPolicy(),
         )
         self._rng = Random(seed)
+        self._events = Events(on_event)
         self._pipeline: Pipeline | None = None
 
     def __repr__(self) -> str:
@@ -97,7 +104,9 @@ class KreaSession(anyio.AsyncContextManagerMixin):
             open_image_host(settings.base_url, connections=settings.downloads, timeouts=settings.timeouts) as images,
             task_group() as tasks,
         ):
-            self._pipeline = pipeline = _composed(Gateway(transport), images, settings, self._rng)
+            memory = KnownLimits(settings.base_url, settings.api_key) if settings.pacing.remember else None
+            known = None if memory is None else await in_thread(memory.load)
+            self._pipeline = pipeline = self._composed(Gateway(transport), images, known)
             polling = anyio.CancelScope(shield=True)  # a cancelled batch still waits for what is paid for
             tasks.start_soon(_poll, pipeline, polling)
             pipeline.lifetime.begin()
@@ -109,6 +118,7 @@ class KreaSession(anyio.AsyncContextManagerMixin):
                     await pipeline.end()
                 finally:
                     polling.cancel()
+                    await _keep(memory, pipeline.submitter.governor.limit)
 
     async def generate(
         self,
@@ -141,7 +151,7 @@ class KreaSession(anyio.AsyncContextManagerMixin):
         with pipeline.lifetime.operation():
             target = target_of(to, file_stem(None, prompt))
             await make_directory(target.directory)
-            job = await _submitted(pipeline, prompt)
+            job = await _submitted(pipeline, prompt, awaited=True)
             with job.given_up_if_cancelled():
                 return await job.save_as(target)
 
@@ -152,7 +162,7 @@ class KreaSession(anyio.AsyncContextManagerMixin):
         """
         pipeline = self._open()
         with pipeline.lifetime.operation():
-            return await _submitted(pipeline, ImageRequest.of(request))
+            return await _submitted(pipeline, ImageRequest.of(request), awaited=False)
 
     def attach(self, task_id: str) -> Job:
         """Follow a task that was submitted elsewhere, or before a restart. Costs nothing."""
@@ -213,6 +223,53 @@ class KreaSession(anyio.AsyncContextManagerMixin):
         with pipeline.lifetime.operation():
             return await retrying(pipeline.gateway.credits, self._settings.retries, self._rng)
 
+    @property
+    def stats(self) -> SessionStats:
+        """What the session is doing at this moment, and what it has found of the gateway's limits."""
+        if self._pipeline is None:
+            return SessionStats()
+        submitter = self._pipeline.submitter
+        return SessionStats(
+            waiting=submitter.waiting,
+            in_flight=submitter.in_flight,
+            followed=self._pipeline.poller.followed,
+            calls=self._pipeline.calls(),
+            pace=submitter.governor.state,
+            rate=submitter.governor.rate,
+            limit=submitter.governor.limit,
+        )
+
+    def _composed(self, gateway: Gateway, images: ImageHost, known: Limit | None) -> Pipeline:
+        settings, rng = self._settings, self._rng
+        scheduler = Scheduler(settings.polling, rng)
+
+        def limit_found(limit: Limit | None) -> None:
+            """Under a limit on unfinished tasks, one that is not known to be finished keeps another from being sent."""
+            scheduler.eager = limit is not None and limit.kind == "unfinished"
+
+        governor = Governor(settings.pacing, rate=settings.rate, known=known, rng=rng)
+        limit_found(known)
+        submitter = Submitter(
+            gateway,
+            governor,
+            settings.retries,
+            max_unfinished=settings.concurrency,
+            rng=rng,
+            events=self._events,
+            limit_found=limit_found,
+        )
+        return Pipeline(
+            gateway=gateway,
+            images=images,
+            submitter=submitter,
+            poller=Poller(gateway, scheduler, rng),
+            downloads=Downloads(images, settings.downloading, at_once=settings.downloads, rng=rng),
+            lifetime=Lifetime(),
+            retries=settings.retries,
+            task_timeout_s=settings.task_timeout_s,
+            rng=rng,
+        )
+
     def _open(self) -> Pipeline:
         if self._pipeline is None:
             raise SessionClosedError("the session is not open; use it inside `async with KreaSession() as session:`")
@@ -220,19 +277,10 @@ class KreaSession(anyio.AsyncContextManagerMixin):
         return self._pipeline
 
 
-def _composed(gateway: Gateway, images: ImageHost, settings: Settings, rng: Random) -> Pipeline:
-    pace = Pace(settings.rate, settings.pauses, rng)
-    return Pipeline(
-        gateway=gateway,
-        images=images,
-        submitter=Submitter(gateway, pace, settings.retries, max_unfinished=settings.concurrency, rng=rng),
-        poller=Poller(gateway, Scheduler(settings.polling, rng)),
-        downloads=Downloads(images, settings.downloading, at_once=settings.downloads, rng=rng),
-        lifetime=Lifetime(),
-        retries=settings.retries,
-        task_timeout_s=settings.task_timeout_s,
-        rng=rng,
-    )
+async def _keep(memory: KnownLimits | None, limit: Limit | None) -> None:
+    if memory is not None and limit is not None:
+        with anyio.CancelScope(shield=True):
+            await in_thread(partial(memory.save, limit))
 
 
 async def _poll(pipeline: Pipeline, scope: anyio.CancelScope) -> None:
@@ -240,9 +288,9 @@ async def _poll(pipeline: Pipeline, scope: anyio.CancelScope) -> None:
         await pipeline.poller.run()
 
 
-async def _submitted(pipeline: Pipeline, request: ImageRequest) -> Job:
+async def _submitted(pipeline: Pipeline, request: ImageRequest, *, awaited: bool) -> Job:
     try:
-        return await pipeline.submit(request)
+        return await pipeline.submit(request, awaited=awaited)
     except NotSubmittedError as stopped:
         stopped.reason.message = f"not submitted, because the session takes no new requests: {stopped.reason.message}"
         raise stopped.reason from None

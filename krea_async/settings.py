@@ -9,14 +9,16 @@ from attrs import Attribute, field, frozen, validators
 
 from krea_async.addresses import is_internal_host
 from krea_async.control.backoff import RetryPolicy
-from krea_async.control.pace import PausePolicy
+from krea_async.control.governor import PacingPolicy
 from krea_async.control.polling import PollPolicy
 from krea_async.errors import AuthenticationError, InvalidRequestError
 from krea_async.gateway.transport import TimeoutPolicy
 from krea_async.storage.download import DownloadPolicy
 
 DEFAULT_BASE_URL: Final = "https://api.evolink.ai"
-DEFAULT_CONCURRENCY: Final = 64
+MAX_UNFINISHED: Final = 1000
+"""Unfinished tasks when the caller names no cap: what the gateway's limits allow, up to this."""
+
 KEY_VARIABLE: Final = "EVOLINK_API_KEY"
 BASE_URL_VARIABLE: Final = "EVOLINK_BASE_URL"
 
@@ -81,7 +83,7 @@ class Settings:
     downloads: int = field(validator=_check_whole)
     task_timeout_s: float = field(validator=_check_positive)
     retries: RetryPolicy
-    pauses: PausePolicy
+    pacing: PacingPolicy
     polling: PollPolicy
     timeouts: TimeoutPolicy
     downloading: DownloadPolicy

@@ -1,23 +1,25 @@
 """Who submits when: one queue for all callers of a session, in front of the gateway's create.
 
-A request waits here for its turn, is sent, and keeps its place at the head when the gateway says 429, which is never
-the prompt's fault. A lost answer is asked for again under the same idempotency key, because the task may have been
-made.
+A request waits here for its turn, is sent, and goes back to the head of the queue when the gateway says 429, which is
+never the prompt's fault. A lost answer is asked for again under the same idempotency key, because the task may have
+been made. When somebody may leave is the governor's decision; here it is carried out.
 """
 
 import asyncio
 import heapq
 import logging
+import math
+import time
 from collections.abc import Awaitable, Callable
 from copy import copy
-from itertools import count
+from itertools import chain, count
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from attrs import define, field
 
 from krea_async.control.backoff import RetryPolicy
-from krea_async.control.pace import Pace
+from krea_async.control.governor import Governor, Limit, Sent
 from krea_async.errors import (
     AccessDeniedError,
     AuthenticationError,
@@ -25,6 +27,7 @@ from krea_async.errors import (
     KreaError,
     RateLimitedError,
 )
+from krea_async.events import Events, LimitFound, SubmissionRefused
 from krea_async.gateway.client import Gateway
 from krea_async.models import ImageRequest, Task
 
@@ -32,6 +35,9 @@ log = logging.getLogger(__name__)
 
 MAX_POSTS_AT_ONCE: Final = 64
 """Creates under way at the same time. More would not be faster, and each one costs a socket."""
+
+NEWS: Final = 0.05
+"""A limit that changes by less than this part of it is not told again."""
 
 
 @define(eq=False)
@@ -45,15 +51,16 @@ class Stop:
 class _Row:
     """A request on its way to a task. In the queue, those that hold a place come first, then the older ones.
 
-    turn: done when it may leave. holds_place: it counts among the unfinished: while it is sent, when it was refused and
-    waits at the head, and when its task may exist. maybe_paid: an answer was lost, so its task may exist. before: what
-    is to be done before it leaves for the first time.
+    turn: done when it may leave. backed_off: done when it has waited for its next try. holds_place: it counts among the
+    unfinished, while it is sent and as long as its task may exist. maybe_paid: an answer was lost, so its task may
+    exist. before: what is to be done before it leaves for the first time.
     """
 
     rank: tuple[bool, int] = field(init=False)
     number: int = field(eq=False)
     stop: Stop = field(eq=False)
-    turn: "asyncio.Future[float]" = field(eq=False, init=False)
+    turn: "asyncio.Future[Sent]" = field(eq=False, init=False)
+    backed_off: "asyncio.Future[None]" = field(eq=False, init=False)
     holds_place: bool = field(default=False, eq=False)
     maybe_paid: bool = field(default=False, eq=False)
     before: Callable[[], Awaitable[None]] | None = field(default=None, eq=False)
@@ -71,21 +78,44 @@ class NotSubmittedError(Exception):
 
 
 class Submitter:
-    """The queue of a session. `max_unfinished`: tasks that may be unfinished on the gateway at the same time."""
+    """The queue of a session.
 
-    def __init__(self, gateway: Gateway, pace: Pace, retries: RetryPolicy, *, max_unfinished: int, rng: Random) -> None:
+    max_unfinished: tasks that may be unfinished on the gateway at the same time. limit_found: called when the governor
+    has come to another opinion of what the gateway allows. in_flight: tasks that may be unfinished now.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        governor: Governor,
+        retries: RetryPolicy,
+        *,
+        max_unfinished: int,
+        rng: Random,
+        events: Events,
+        limit_found: Callable[[Limit | None], None] = lambda _: None,
+    ) -> None:
         self._gateway = gateway
-        self._pace = pace
+        self._events = events
+        self._limit_found = limit_found
+        self._limit = governor.limit
         self._retries = retries
         self._rng = rng
         self._max_unfinished = max_unfinished
         self._numbers = count()
         self._queue: list[_Row] = []
+        self._backing_off: dict[int, _Row] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._posting = 0
-        self._places_held = 0
         self._session_stop = Stop()
+        self.governor = governor
+        self.in_flight = 0
         self.rate_limited = 0
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their turn, or for their next try."""
+        return len(self._queue) + len(self._backing_off)
 
     async def submit(
         self,
@@ -109,46 +139,61 @@ class Submitter:
         try:
             while True:
                 try:
-                    task = await self._try(row, request, key)
+                    answer = await self._try(row, request, key)
                 except KreaError as error:
-                    await asyncio.sleep(self._backoff_s(row, error))
-                    continue
-                if task is not None:
-                    if accepted is not None:
-                        await accepted(task, row.maybe_paid)
-                    return task
+                    wait_s = self._backoff_s(row, error)
+                else:
+                    if isinstance(answer, Task):
+                        if accepted is not None:
+                            await accepted(answer, row.maybe_paid)
+                        return answer
+                    wait_s = answer
+                await self._back_off(row, wait_s)
         except BaseException:
             self._give_place_back(row)
             raise
         finally:
             self._let_go()
 
-    async def _try(self, row: _Row, request: ImageRequest, key: str) -> Task | None:
-        """One try, in its turn. None: the gateway said 429, so the row goes back to the head of the queue."""
-        sent_s = await self._turn(row)
+    async def _try(self, row: _Row, request: ImageRequest, key: str) -> Task | float:
+        """One try, in its turn. After a 429: the seconds that this row is to wait for itself before the next one."""
+        sent = await self._turn(row)
         try:
             if row.before is not None:
                 await row.before()
                 row.before = None
             task = await self._gateway.create(request, key=key)
-        except RateLimitedError as error:
+        except RateLimitedError as refusal:
+            log.info("submission refused: %s", refusal)
             self.rate_limited += 1
-            self._pace.rejected(self._now(), sent_s, error.retry_after_s)
-            log.info("submission refused: %s", error)
-            return None
+            wait_s = self.governor.rejected(self._now(), sent, refusal.retry_after_s)
+            self._events.tell(
+                SubmissionRefused(at_s=time.time(), retry_after_s=refusal.retry_after_s, in_flight=sent.in_flight)
+            )
+            self._tell_limit()
+            return wait_s
         except BaseException as error:
-            self._pace.unanswered()
+            self.governor.unanswered(self._now(), sent)
             if isinstance(error, asyncio.CancelledError) and row.before is None:
                 log.warning("cancelled while it was being submitted, so it may be paid for: %.60r", request.prompt)
             raise
         else:
-            self._pace.accepted(self._now(), sent_s)
+            self.governor.accepted(self._now(), sent)
+            self._tell_limit()
             return task
         finally:
             self._posting -= 1
 
+    def _tell_limit(self) -> None:
+        limit = self.governor.limit
+        if limit is not self._limit and not _alike(limit, self._limit):
+            self._limit = limit
+            log.info("the gateway's limit looks like %s", limit or "none that is met")
+            self._events.tell(LimitFound(at_s=time.time(), limit=limit))
+            self._limit_found(limit)
+
     def _backoff_s(self, row: _Row, error: KreaError) -> float:
-        """How long the row waits before it tries again. Raises `error` if it does not."""
+        """How long the row waits before it tries again after a failure. Raises `error` if it does not."""
         row.failures += 1
         row.maybe_paid = row.maybe_paid or error.charged == "unknown"
         if isinstance(error, AuthenticationError | InsufficientCreditsError | AccessDeniedError):
@@ -158,22 +203,37 @@ class Submitter:
             raise error
         wait_s = self._retries.wait_s(row.failures, self._rng, error.retry_after_s)
         log.info("submission failed: %s; try %d under the same key in %.1f s", error, row.failures + 1, wait_s)
-        if not row.maybe_paid:
-            self._give_place_back(row)
-        self._let_go()
         return wait_s
 
+    async def _back_off(self, row: _Row, wait_s: float) -> None:
+        """Wait for `wait_s`. A place is kept meanwhile only for a task that may exist. Raises NotSubmittedError."""
+        if not row.maybe_paid:
+            self._give_place_back(row)
+        if wait_s <= 0:
+            return
+        self._refuse_if_stopped(row)
+        self._let_go()
+        loop = asyncio.get_running_loop()
+        row.backed_off = loop.create_future()
+        timer = loop.call_later(wait_s, _end, row.backed_off)
+        self._backing_off[row.number] = row
+        try:
+            await row.backed_off
+        finally:
+            timer.cancel()
+            del self._backing_off[row.number]
+
     def _give_place_back(self, row: _Row) -> None:
-        self._places_held -= row.holds_place
+        self.in_flight -= row.holds_place
         row.holds_place = False
 
     def adopt(self) -> None:
         """A task of an earlier run counts among the unfinished from now on, until `finished`."""
-        self._places_held += 1
+        self.in_flight += 1
 
     def finished(self) -> None:
         """A task that `submit` returned, or that was adopted, is not unfinished any more."""
-        self._places_held -= 1
+        self.in_flight -= 1
         self._let_go()
 
     def stop(self, reason: KreaError, stop: Stop | None = None) -> None:
@@ -183,21 +243,26 @@ class Submitter:
         """
         stop = stop or self._session_stop
         stop.reason = stop.reason or reason
-        for row in self._queue:
+        waiting: list[tuple[_Row, asyncio.Future[Any]]] = [(row, row.turn) for row in self._queue]
+        waiting += [(row, row.backed_off) for row in self._backing_off.values()]
+        for row, future in waiting:
             concerned = stop in {self._session_stop, row.stop}
-            if concerned and not row.maybe_paid and not row.turn.done():
-                row.turn.set_exception(NotSubmittedError(reason))
+            if concerned and not row.maybe_paid and not future.done():
+                future.set_exception(NotSubmittedError(reason))
         self._let_go()
 
     def stopped_by(self, stop: Stop | None = None) -> KreaError | None:
         """Why nothing new leaves any more, under `stop` or at all."""
         return self._session_stop.reason or (stop.reason if stop is not None else None)
 
-    async def _turn(self, row: _Row) -> float:
-        """Wait until this row may leave, and say when that was. From then on it is being posted."""
+    def _refuse_if_stopped(self, row: _Row) -> None:
         reason = self.stopped_by(row.stop)
         if reason is not None and not row.maybe_paid:
             raise NotSubmittedError(reason)
+
+    async def _turn(self, row: _Row) -> Sent:
+        """Wait until this row may leave. From then on it is being posted, and counts among what is in flight."""
+        self._refuse_if_stopped(row)
         row.rank = (not row.holds_place, row.number)
         row.turn = asyncio.get_running_loop().create_future()
         heapq.heappush(self._queue, row)
@@ -207,7 +272,7 @@ class Submitter:
         except asyncio.CancelledError:
             if row.turn.done() and not row.turn.cancelled() and row.turn.exception() is None:
                 self._posting -= 1
-                self._pace.unanswered()
+                self.governor.unanswered(self._now(), row.turn.result())
             raise
 
     def _let_go(self) -> None:
@@ -222,10 +287,11 @@ class Submitter:
                 continue
             if self._posting >= MAX_POSTS_AT_ONCE:
                 return
-            if not row.holds_place and self._places_held >= self._max_unfinished:
+            if not row.holds_place and self.in_flight >= self._max_unfinished:
                 return
             now = self._now()
-            wait_s = self._pace.wait_s(now)
+            others_in_flight = self.in_flight - self._places_kept()
+            wait_s = self.governor.wait_s(now, others_in_flight)
             if wait_s is None:
                 return
             if wait_s > 0:
@@ -233,10 +299,27 @@ class Submitter:
                 return
             heapq.heappop(self._queue)
             self._posting += 1
-            self._places_held += not row.holds_place
+            self.in_flight += not row.holds_place
             row.holds_place = True
-            self._pace.sent(now)
-            row.turn.set_result(now)
+            row.turn.set_result(self.governor.sent(now, others_in_flight))
+
+    def _places_kept(self) -> int:
+        """Places of rows that wait: their tasks may exist, or not, and if each held up the others nobody would ask."""
+        if not self._backing_off and not self._queue[0].holds_place:  # those in the queue that do are at its head
+            return 0
+        return sum(row.holds_place for row in chain(self._queue, self._backing_off.values()))
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _alike(limit: Limit | None, other: Limit | None) -> bool:
+    """Whether two opinions differ by no more than estimates do from one moment to the next."""
+    if limit is None or other is None or limit.kind != other.kind:
+        return limit is other
+    return math.isclose(limit.value, other.value, rel_tol=NEWS)
+
+
+def _end(waiting: "asyncio.Future[None]") -> None:
+    if not waiting.done():
+        waiting.set_result(None)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from krea_async import DownloadPolicy, KreaSession, PausePolicy, PollPolicy, RetryPolicy, TimeoutPolicy
+from krea_async import DownloadPolicy, KreaSession, PacingPolicy, PollPolicy, RetryPolicy, TimeoutPolicy
 from krea_async.sandbox import Durations, Sandbox
 
 settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -15,8 +15,8 @@ settings.load_profile("calm")
 SOON = RetryPolicy(attempts=10, first_wait_s=0.01, max_wait_s=0.05)
 IMPATIENT: dict[str, Any] = {
     "retries": SOON,
-    "pauses": PausePolicy(first_s=0.05, max_s=0.2, spread_s=0.05),
-    "polling": PollPolicy(first_s=0.05, min_s=0.05, max_s=0.2, window_s=0.01, ahead_s=0.02),
+    "pacing": PacingPolicy(first_rate=10_000.0, longest_pause_s=0.2),
+    "polling": PollPolicy(shortest_s=0.05, longest_s=0.1, window_s=0.01, ahead_s=0.02),
     "timeouts": TimeoutPolicy(connect_s=2.0, read_s=0.5),
     "downloading": DownloadPolicy(retries=SOON, timeout_s=5.0),
     "seed": 1,
@@ -44,3 +44,9 @@ def session_of() -> Callable[..., KreaSession]:
         return KreaSession(sandbox.key, base_url=sandbox.url, **{**IMPATIENT, **options})
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def no_memory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a session finds of a sandbox's limits is kept for nobody: each test begins without it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))

@@ -680,7 +680,7 @@ async def test_the_cap_on_unfinished_tasks_holds(sandbox: Sandbox, session_of: S
 
 async def test_many_tasks_are_read_in_few_requests(sandbox: Sandbox, session_of: SessionOf) -> None:
     sandbox.durations = Durations.fixed(0.5)
-    polling = PollPolicy(first_s=0.6, min_s=0.2, max_s=0.5, window_s=0.1, ahead_s=0.3)
+    polling = PollPolicy(shortest_s=0.3, longest_s=0.6, window_s=0.1, ahead_s=0.3)
     async with session_of(sandbox, polling=polling, concurrency=100) as session, anyio.create_task_group() as tasks:
         for number in range(100):
             tasks.start_soon(session.submit, f"fox {number}")

@@ -11,7 +11,7 @@ import pytest
 from anyio.abc import TaskGroup
 
 from krea_async.control.backoff import RetryPolicy
-from krea_async.control.pace import Pace, PausePolicy
+from krea_async.control.governor import Governor, Limit, PacingPolicy
 from krea_async.errors import (
     AccessDeniedError,
     AuthenticationError,
@@ -21,6 +21,7 @@ from krea_async.errors import (
     RateLimitedError,
     ServiceError,
 )
+from krea_async.events import Events
 from krea_async.gateway.client import Gateway, idempotency_keys
 from krea_async.gateway.transport import TimeoutPolicy, open_transport
 from krea_async.models import ImageRequest, Task
@@ -30,7 +31,7 @@ from krea_async.submission import MAX_POSTS_AT_ONCE, NotSubmittedError, Stop, Su
 pytestmark = pytest.mark.anyio
 
 SOON = RetryPolicy(attempts=5, first_wait_s=0.001, max_wait_s=0.002)
-PAUSES = PausePolicy(first_s=0.01, max_s=0.02, spread_s=0.0)
+PACING = PacingPolicy(first_rate=1e9, longest_pause_s=0.02)
 PATIENCE_S = 30.0
 
 
@@ -90,11 +91,16 @@ class Scripted:
 
 
 def submitter(
-    gateway: Scripted | Gateway, *, max_unfinished: int = 1000, rate: float | None = None, retries: RetryPolicy = SOON
+    gateway: Scripted | Gateway,
+    *,
+    max_unfinished: int = 1000,
+    rate: float | None = None,
+    retries: RetryPolicy = SOON,
+    known: Limit | None = None,
 ) -> Submitter:
     rng = Random(0)
-    pace = Pace(rate, PAUSES, rng)
-    return Submitter(gateway, pace, retries, max_unfinished=max_unfinished, rng=rng)  # type: ignore[arg-type]
+    governor = Governor(PACING, rate=rate, known=known, rng=rng)
+    return Submitter(gateway, governor, retries, max_unfinished=max_unfinished, rng=rng, events=Events())  # type: ignore[arg-type]
 
 
 class Ends(dict[str, Task | BaseException]):
@@ -227,12 +233,27 @@ async def test_one_that_is_refused_after_the_pause_still_goes_before_those_behin
         await ends.submit("p0", "p1")
         gateway.answer("p1", RateLimitedError("slow down"))
         await anyio.wait_all_tasks_blocked()
-        await anyio.sleep(PAUSES.max_s + 0.02)  # the pause itself, not a guess at how long something takes
+        await anyio.sleep(PACING.longest_pause_s + 0.02)  # the pause itself, not a guess at how long something takes
         assert gateway.prompts == ["p0", "p1"], "one probe at a time, and p0 is still under way"
         gateway.hold = False
         gateway.answer("p0", RateLimitedError("slow down"))
         await ends.ended("p0", "p1")
         assert gateway.prompts[2:] == ["p0", "p1"]
+
+
+async def test_lost_answers_do_not_hold_each_other_up_when_the_limit_falls_below_their_number() -> None:
+    """Two keep places, for their tasks may exist; neither may count against the other, or nobody would ever ask."""
+    gateway = Scripted()
+    gateway.script["p0"] = [ServiceError("lost", charged="unknown"), RateLimitedError("slow down")]
+    gateway.script["p1"] = [ServiceError("lost", charged="unknown", retry_after_s=0.2)]
+    queue = submitter(gateway, known=Limit("unfinished", 2.0))
+    async with submissions(queue) as ends:
+        await ends.submit("p0", "p1")
+        await ends.ended("p0")
+        queue.finished()
+        await ends.ended("p1")
+        assert all(isinstance(end, Task) for end in ends.values())
+        assert gateway.prompts.count("p0") == 3
 
 
 async def test_a_request_that_waits_for_its_next_try_holds_nobody_up() -> None:
@@ -401,6 +422,42 @@ async def test_a_stop_does_not_give_up_what_may_be_paid_for() -> None:
         assert isinstance(ends["lost"], Task)
         assert isinstance(ends["unsent"], NotSubmittedError)
     assert gateway.prompts == ["lost", "unsent", "lost"]
+
+
+async def test_a_stop_ends_the_wait_for_another_try() -> None:
+    gateway = Scripted()
+    gateway.script["down"] = [ServiceError("down", charged="no", retry_after_s=3600.0)]
+    gateway.script["busy"] = [RateLimitedError("slow down", retry_after_s=3600.0)]
+    queue = submitter(gateway)
+    async with submissions(queue) as ends:
+        await ends.submit("down", "busy")
+        assert queue.waiting == 2
+        queue.stop(InvalidRequestError("enough"))
+        await ends.ended("down", "busy")
+        assert all(isinstance(end, NotSubmittedError) for end in ends.values())
+        assert queue.waiting == queue.in_flight == 0
+
+
+async def test_a_refusal_that_arrives_after_a_stop_is_not_waited_out() -> None:
+    gateway = Scripted(hold=True)
+    queue = submitter(gateway)
+    async with submissions(queue) as ends:
+        await ends.submit("busy")
+        queue.stop(InvalidRequestError("enough"))
+        gateway.answer("busy", RateLimitedError("slow down", retry_after_s=3600.0))
+        await ends.ended("busy")
+        assert isinstance(ends["busy"], NotSubmittedError)
+
+
+async def test_one_that_is_told_to_wait_long_does_not_hold_up_the_others() -> None:
+    gateway = Scripted()
+    gateway.script["busy"] = [RateLimitedError("slow down", retry_after_s=3600.0)]
+    queue = submitter(gateway, max_unfinished=1)
+    async with submissions(queue) as ends:
+        await ends.submit("busy", "other")
+        await ends.ended("other")
+        assert gateway.prompts == ["busy", "other"]
+        assert isinstance(ends["other"], Task)
 
 
 async def test_one_that_may_be_paid_for_and_waits_for_a_place_still_gets_it_after_a_stop() -> None:

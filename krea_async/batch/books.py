@@ -7,8 +7,6 @@ import os
 import time
 from pathlib import Path
 
-from attrs import astuple
-
 from krea_async._version import __version__
 from krea_async.batch.entry import Entry
 from krea_async.batch.known import KnownRows
@@ -17,7 +15,6 @@ from krea_async.errors import (
     DownloadError,
     ImageExpiredError,
     InvalidRequestError,
-    JournalError,
     KreaError,
     TaskFailedError,
     TaskNotFoundError,
@@ -73,11 +70,7 @@ class Books:
                 at_s=entry.accepted_s,
             )
         )
-        try:
-            await self.journal.durable(self.journal.policy.follow_s)
-        except JournalError as error:
-            error.task_id, error.charged = task.id, "unknown"
-            raise
+        await self.journal.durable(self.journal.policy.follow_s)
 
     def completed(self, entry: Entry, task: Task) -> None:
         """The picture is made. A task may be completed as soon as it is accepted, so its links may die a day later."""
@@ -127,7 +120,7 @@ class Books:
                 sha256=image.sha256 or "",
                 width=image.width or 0,
                 height=image.height or 0,
-                seconds=astuple(image.timings),
+                seconds=image.timings.steps_s,
                 at_s=time.time(),
             )
         )

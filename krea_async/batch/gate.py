@@ -88,6 +88,8 @@ class Gate:
         if entry.reservation is not None:
             self._tell(self.budget.settled(entry.reservation, task.credits_used))
             entry.reservation = None
+        if self._breaker is not None:  # now, not when it is saved: rows that fail would seem to be all that ends
+            self._breaker.note(None)
         if entry.expires_s is not None:
             self._backlog.completed(task.id, entry.expires_s, time.time())
         self._changed.set()
@@ -115,9 +117,9 @@ class Gate:
         return error if self._unserved >= UNSERVED_TO_STOP else None
 
     def _broken(self, error: KreaError | None) -> KreaError | None:
-        if self._breaker is None:
+        if self._breaker is None or error is None:
             return None
-        reason = self._breaker.note(None if error is None else error_code(error))
+        reason = self._breaker.note(error_code(error))
         return None if reason is None else KreaError(reason, code=BREAKER_OPEN)
 
     def _may_start(self) -> bool:

@@ -1,6 +1,8 @@
 """One row's way: submitted or taken up where an earlier run left it, followed, saved, and told to the books."""
 
+import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import PurePath
 from typing import Final
@@ -12,7 +14,7 @@ from krea_async.batch.entry import Entry
 from krea_async.batch.gate import Gate
 from krea_async.batch.lost import Search
 from krea_async.batch.twins import Twins
-from krea_async.errors import ImageExpiredError, KreaError, TaskNotFoundError
+from krea_async.errors import ImageExpiredError, JournalError, KreaError, TaskNotFoundError
 from krea_async.models import Task
 from krea_async.pipeline import Job, Pipeline, price_of_another
 from krea_async.results import GeneratedImage, ImageStatus, Timings
@@ -28,10 +30,20 @@ LEFT_TO_RESUME: Final = "left_to_resume"
 
 
 class RowRunner:
-    """Runs the rows of one batch."""
+    """Runs the rows of one batch. `leaves` is called with each row that is about to be sent."""
 
-    def __init__(self, pipeline: Pipeline, books: Books, gate: Gate, stop: Stop, *, dedupe: bool) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        books: Books,
+        gate: Gate,
+        stop: Stop,
+        leaves: Callable[[Entry], None],
+        *,
+        dedupe: bool,
+    ) -> None:
         self._pipeline = pipeline
+        self._leaves = leaves
         self._books = books
         self._gate = gate
         self._stop = stop
@@ -57,16 +69,21 @@ class RowRunner:
             if not entry.is_paid and entry.reservation is None:
                 await self._admit(entry)
             job = await self._job(entry)
-            with job.given_up_if_cancelled(is_noted=True):
-                task = await job.wait()
-                self._books.completed(entry, task)
-                self._gate.completed(entry, task)
-                image = await job.save_as(self._target(entry), index=entry.index)
-                return image if entry.saved is None else evolve(image, credits=0.0)
+            task = await job.wait()
+            self._books.completed(entry, task)
+            self._gate.completed(entry, task)
+            image = await job.save_as(self._target(entry), index=entry.index)
+            return image if entry.saved is None else evolve(image, credits=0.0)
+        except asyncio.CancelledError:
+            if job is not None:
+                job.give_up(is_noted=True)
+            raise
         except NotSubmittedError as stopped:
             return self.skipped(entry, stopped.reason)
         except KreaError as problem:
             error = _gone(entry, problem) if isinstance(problem, TaskNotFoundError) and entry.was_made else problem
+            if isinstance(error, JournalError) and entry.task_id is not None:  # the journal does not know whose it is
+                error.task_id, error.charged = entry.task_id, "unknown"
             log.info("row %d failed: %s", entry.index, error)
             return self._result(entry, "failed", error, job)
 
@@ -126,9 +143,13 @@ class RowRunner:
             key=key,
             stop=self._stop,
             maybe_paid=entry.sent,
-            before=partial(self._books.intend, entry, key),
+            before=partial(self._intend, entry, key),
             accepted=partial(self._accepted, entry),
         )
+
+    async def _intend(self, entry: Entry, key: str) -> None:
+        self._leaves(entry)
+        await self._books.intend(entry, key)
 
     async def _accepted(self, entry: Entry, task: Task, repeated: bool) -> None:
         self._gate.accepted(entry, task)

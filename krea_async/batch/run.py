@@ -1,8 +1,9 @@
-"""Many prompts in, results out as they finish, in memory that follows the concurrency and not the list.
+"""Many prompts in, results out as they finish, in memory that follows what is in flight and not the list.
 
 A place is taken before the next prompt is pulled, and given back when the reader has taken the row's result; so a slow
-reader slows the submissions, and nothing waits in a queue that grows. What earlier runs left in the directory comes
-first. Failures are values: only an error of the prompt list itself, or a bug, ends the iteration.
+reader slows the submissions, and nothing waits in a queue that grows. Nor are more rows begun than can leave soon:
+under a limit of the gateway's most places stay empty. What earlier runs left in the directory comes first. Failures are
+values: only an error of the prompt list itself, or a bug, ends the iteration.
 """
 
 import asyncio
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import anyio
-from anyio.abc import TaskGroup
 from attrs import frozen
 
 from krea_async.batch.books import Books
@@ -23,21 +23,28 @@ from krea_async.batch.gate import Gate
 from krea_async.batch.opening import open_books
 from krea_async.batch.policy import BatchPolicy
 from krea_async.batch.row import RowRunner
+from krea_async.control.governor import Limit
 from krea_async.errors import DISK_ERROR, DownloadError, JournalError, KreaError
 from krea_async.pipeline import Pipeline
 from krea_async.results import BatchReport, GeneratedImage, Tally
-from krea_async.submission import Stop
-from krea_async.tasks import task_group
+from krea_async.submission import MAX_POSTS_AT_ONCE, Stop
+from krea_async.tasks import light_task_group, task_group
 
 log = logging.getLogger(__name__)
 
 BALANCE_WITHIN_S: Final = 5.0
 """How long the balance is waited for; the books can do without."""
 
+ROWS_AHEAD: Final = MAX_POSTS_AT_ONCE
+"""Rows that are begun and have not left yet: enough for every request that may be under way at a time."""
+
 
 @frozen(kw_only=True)
 class BatchProgress:
-    """A batch at one moment. in_flight: rows taken from the list that have not ended. elapsed_s: seconds."""
+    """A batch at one moment. in_flight: rows taken from the list that have not ended. elapsed_s: seconds.
+
+    limit: what the session has found of the gateway's limits. rate_limited: submissions that were answered 429.
+    """
 
     in_flight: int
     saved: int
@@ -46,6 +53,7 @@ class BatchProgress:
     credits: float
     bytes: int
     rate_limited: int
+    limit: Limit | None
     elapsed_s: float
 
 
@@ -75,6 +83,8 @@ class Batch(anyio.AsyncContextManagerMixin):
         self._caps = max_credits, max_usd
         self._policy = policy
         self._places = asyncio.Semaphore(concurrency)
+        self._lookahead = asyncio.Semaphore(ROWS_AHEAD)
+        self._ahead: set[Entry] = set()
         self._results: asyncio.Queue[GeneratedImage | None] = asyncio.Queue()
         self._tally = Tally()
         self._books: Books
@@ -132,7 +142,9 @@ class Batch(anyio.AsyncContextManagerMixin):
     async def _prepare(self, books: Books) -> None:
         self._books = books
         self._gate = Gate(books.known.budget(*self._caps), self._policy)
-        self._runner = RowRunner(self._pipeline, books, self._gate, self._stop, dedupe=self._policy.dedupe)
+        self._runner = RowRunner(
+            self._pipeline, books, self._gate, self._stop, self._not_ahead, dedupe=self._policy.dedupe
+        )
         self._tally.maybe_twice = books.maybe_twice
         self._tally.balance_before = await self._balance()
         books.run_begun(self._tally.balance_before)
@@ -167,8 +179,8 @@ class Batch(anyio.AsyncContextManagerMixin):
                 async with task_group() as books:
                     books.start_soon(self._keep_books, self._books.journal.run)
                     books.start_soon(self._keep_books, self._books.manifest.write)
-                    async with task_group() as rows:
-                        rows.start_soon(self._feed, rows)
+                    async with light_task_group() as rows:
+                        rows.create_task(self._feed(rows))
                     books.cancel_scope.cancel()
             with anyio.CancelScope(shield=True):
                 await self._keep_books(self._books.manifest.flush)
@@ -211,6 +223,7 @@ class Batch(anyio.AsyncContextManagerMixin):
             credits=self._tally.credits,
             bytes=self._tally.bytes,
             rate_limited=self._calls()["rate_limited"],
+            limit=self._pipeline.submitter.governor.limit,
             elapsed_s=self._elapsed_s,
         )
 
@@ -222,22 +235,26 @@ class Batch(anyio.AsyncContextManagerMixin):
             calls=self._calls(),
             stopped_by=self._pipeline.submitter.stopped_by(self._stop),
             unread=self._list.unread,
+            limit=self._pipeline.submitter.governor.limit,
         )
 
-    async def _feed(self, rows: TaskGroup) -> None:
+    async def _feed(self, rows: asyncio.TaskGroup) -> None:
         try:
             with self._feeding:
                 await self._feed_left(rows)
                 async with aclosing(self._list.rows(self._books)) as entries:
                     while True:
                         await self._places.acquire()
+                        await self._lookahead.acquire()
                         if self._pipeline.submitter.stopped_by(self._stop) is not None:
                             break
                         entry = await anext(entries)
                         self._in_flight += 1
                         if isinstance(entry, Entry):
+                            self._ahead.add(entry)
                             await self._begin(rows, entry)
                         else:
+                            self._lookahead.release()
                             self._books.noted(entry)
                             self._deliver(entry)
         except StopAsyncIteration:
@@ -248,7 +265,7 @@ class Batch(anyio.AsyncContextManagerMixin):
         self._fed = True
         self._end_if_done()
 
-    async def _feed_left(self, rows: TaskGroup) -> None:
+    async def _feed_left(self, rows: asyncio.TaskGroup) -> None:
         """What earlier runs left comes first; what is finished is fetched before anything new is ordered."""
         left = await left_under_way(self._books, self._pipeline)
         for entry in left:
@@ -257,13 +274,15 @@ class Batch(anyio.AsyncContextManagerMixin):
         for entry in left:
             await self._places.acquire()
             self._in_flight += 1
-            rows.start_soon(self._row, entry)
+            rows.create_task(self._row(entry))
         await self._gate.fetched()
 
-    async def _begin(self, rows: TaskGroup, entry: Entry) -> None:
+    async def _begin(self, rows: asyncio.TaskGroup, entry: Entry) -> None:
         try:
             if self._runner.is_maker(entry) and not entry.is_paid:
                 await self._gate.admit(entry)
+            else:
+                self._not_ahead(entry)
         except KreaError as error:
             self.stop(error)
             self._deliver(self._runner.skipped(entry, error), entry)
@@ -272,7 +291,7 @@ class Batch(anyio.AsyncContextManagerMixin):
             self._deliver(self._runner.left(entry) if reason is None else self._runner.skipped(entry, reason), entry)
             raise
         else:
-            rows.start_soon(self._row, entry)
+            rows.create_task(self._row(entry))
 
     async def _row(self, entry: Entry) -> None:
         try:
@@ -303,6 +322,7 @@ class Batch(anyio.AsyncContextManagerMixin):
     def _deliver(self, image: GeneratedImage, entry: Entry | None = None) -> None:
         """`entry`: None for a row that had ended before it began."""
         if entry is not None:
+            self._not_ahead(entry)
             self._runner.ended(entry, image)
         self._tally.add(image, ended_before=entry is None)
         self._results.put_nowait(image)
@@ -310,6 +330,12 @@ class Batch(anyio.AsyncContextManagerMixin):
         if self._pipeline.submitter.stopped_by(self._stop) is not None:
             self._feeding.cancel()  # the list may be waiting for its next prompt
         self._end_if_done()
+
+    def _not_ahead(self, entry: Entry) -> None:
+        """The row has left, or does not have to; another one may be begun."""
+        if entry in self._ahead:
+            self._ahead.remove(entry)
+            self._lookahead.release()
 
     def _end_if_done(self) -> None:
         if self._fed and self._in_flight == 0:

@@ -33,7 +33,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 SESSION_OPTIONS = (
     click.option("--base-url", envvar="EVOLINK_BASE_URL", help="The gateway; a sandbox's URL to try without paying."),
-    click.option("--concurrency", type=click.IntRange(1), help="Unfinished tasks at a time.  [default: 64]"),
+    click.option(
+        "--concurrency",
+        type=click.IntRange(1),
+        help="Unfinished tasks at the most.  [default: what the gateway allows, up to 1000]",
+    ),
     click.option("--rate", type=click.FloatRange(0, min_open=True), help="Submissions per second at the most."),
     click.option(
         "--downloads", type=click.IntRange(1), default=16, show_default=True, help="Pictures fetched at a time."

@@ -13,10 +13,10 @@ from krea_async.cli.exits import Exit, exit_of_error, run_to_exit
 from krea_async.cli.output import put, say
 from krea_async.cli.progress import clock
 from krea_async.errors import KreaError, ServiceError
-from krea_async.estimate import Estimate, estimate
+from krea_async.estimate import ASSUMED_CONCURRENCY, Estimate, estimate
 from krea_async.prompts import PromptList
 from krea_async.session import KreaSession
-from krea_async.settings import DEFAULT_CONCURRENCY, KEY_VARIABLE
+from krea_async.settings import KEY_VARIABLE
 from krea_async.storage.disk import in_thread
 
 BALANCE_WITHIN_S: Final = 10.0
@@ -38,7 +38,7 @@ _KINDS: Final = {
 @click.argument("directory", metavar="[DIR]", type=click.Path(path_type=Path), required=False)
 @click.option("--format", "form", type=click.Choice(["txt", "jsonl", "csv", "tsv"]), help="Instead of the extension's.")
 @click.option("--json", "as_json", is_flag=True, help="Print the estimate as JSON.")
-@click.option("--concurrency", type=click.IntRange(1), default=DEFAULT_CONCURRENCY, show_default=True)
+@click.option("--concurrency", type=click.IntRange(1), default=ASSUMED_CONCURRENCY, show_default=True)
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Submissions per second at the most.")
 @click.option("--base-url", envvar="EVOLINK_BASE_URL", help="The gateway, for the balance.")
 def estimate_command(  # noqa: PLR0917 - click calls it by name

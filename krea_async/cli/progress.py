@@ -108,6 +108,8 @@ def described(progress: BatchProgress, total_rows: int | None) -> str:
         parts.append(f"ETA {clock((total_rows - ended) * progress.elapsed_s / ended)}")
     if progress.rate_limited:
         parts.append(f"{progress.rate_limited} answered 429")
+    if progress.limit is not None:
+        parts.append(f"limit {progress.limit}")
     return ", ".join(parts)
 
 

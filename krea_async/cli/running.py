@@ -80,6 +80,7 @@ def report_json(report: BatchReport) -> dict[str, object]:
         "balance_after": report.balance_after,
         "balance_difference": report.balance_difference,
         "stopped_by": None if report.stopped_by is None else str(report.stopped_by),
+        "limit": None if report.limit is None else {"kind": report.limit.kind, "value": report.limit.value},
         "calls": dict(report.calls),
     }
 
@@ -133,6 +134,9 @@ def _summarise(report: BatchReport, directory: Path) -> None:
         f"  {count} x {code}: {report.examples[code].message}"
         for code, count in list(report.failures.items())[:MAX_CODES_SHOWN]
     ]
+    if report.limit is not None:
+        refused = report.calls.get("rate_limited", 0)
+        lines.append(f"  the gateway's limit looks like {report.limit}; {refused} submissions were refused, at no cost")
     if report.other_size:
         lines.append(f"  {report.other_size} pictures have other pixels than were asked for; they are kept")
     if report.unknown:

@@ -43,7 +43,7 @@ class Breaker:
         self._counts: Counter[str | None] = Counter()
 
     def note(self, code: str | None) -> str | None:
-        """A row ended with this error code; None: it was saved. Returns why to stop, in words, or None to go on."""
+        """A row failed with this error code; None: its picture is made. Returns why to stop, in words, or None."""
         self._last.append(code)
         self._counts[code] += 1
         if len(self._last) > self._policy.rows:

@@ -6,6 +6,7 @@ millionths, because a million floats of 0.45 do not add up to 450,000.
 
 import math
 from decimal import Decimal
+from functools import lru_cache
 from typing import Final, TypeGuard
 
 from attrs import define, field, frozen
@@ -241,6 +242,7 @@ def _checked(name: str, value: float) -> Decimal:
     return Decimal(str(value)) * _MILLION  # the digits that a person wrote, not the nearest float
 
 
+@lru_cache(maxsize=64)  # a tier has one price or two, and each row asks three times
 def _micro_up(name: str, value: float) -> int:
     return math.ceil(_checked(name, value))
 

@@ -28,6 +28,7 @@ MAX_BATCH_IDS: Final = 50
 MAX_PAGE_SIZE: Final = 50
 _SINGLE_READS_AT_ONCE: Final = 8
 _NO_SUCH_ROUTE: Final = frozenset({404, 405, 501})
+_encoded: Final = json.JSONEncoder(ensure_ascii=False).encode  # made once: json.dumps makes one each time
 _KEY_FORM: Final = re.compile(r"[A-Za-z0-9._-]{16,96}")
 
 Readings = dict[str, Task | KreaError]
@@ -165,4 +166,4 @@ def _body(request: ImageRequest) -> bytes:
         body["seed"] = request.seed
     if request.callback_url is not None:
         body["callback_url"] = request.callback_url
-    return json.dumps(body, ensure_ascii=False).encode()
+    return _encoded(body).encode()

@@ -19,6 +19,7 @@ UNREADABLE: Final = "unreadable_reply"
 
 EXCERPT_CHARS: Final = 200
 MAX_MESSAGE_CHARS: Final = 500
+_NUMERIC: Final = frozenset({int, float, str})  # not bool, which is an int of another type
 
 
 @frozen
@@ -202,7 +203,7 @@ def json_object(value: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def _number(value: Any) -> float | None:  # noqa: ANN401
-    if value is None or isinstance(value, bool) or not isinstance(value, int | float | str):
+    if type(value) not in _NUMERIC:
         return None
     try:
         number = float(value)

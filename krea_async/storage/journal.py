@@ -24,6 +24,7 @@ from krea_async.storage.disk import in_thread, sync_directory
 from krea_async.storage.history import JOURNAL_NAME, History
 from krea_async.storage.lock import DirectoryLock
 from krea_async.storage.records import Header, Line, Row, Saved, encode
+from krea_async.tasks import Signal
 
 
 @frozen(kw_only=True)
@@ -50,13 +51,12 @@ class _Group:
         self.lines: list[Line] = []
         self.names_files = False
         self.due_s = math.inf
-        self.ended = asyncio.Event()
+        self.ended = Signal()
         self.is_durable = False
 
-    def add(self, line: Line, due_s: float) -> None:
+    def add(self, line: Line) -> None:
         self.lines.append(line)
         self.names_files = self.names_files or isinstance(line, Saved)
-        self.due_s = min(self.due_s, due_s)
 
     def take(self, other: "_Group") -> None:
         self.lines += other.lines
@@ -103,10 +103,12 @@ class Journal:
         self._add(line, self._lazy)
 
     def _add(self, line: Line, group: _Group) -> None:
-        group.add(line, _now() + self.policy.lazy_s)
-        self._hurry(group)
+        group.add(line)
+        if len(group.lines) == 1:  # the later ones are due later
+            self._hurry(group, self.policy.lazy_s)
 
-    def _hurry(self, group: _Group) -> None:
+    def _hurry(self, group: _Group, within_s: float) -> None:
+        group.due_s = min(group.due_s, _now() + within_s)
         if group.due_s < self._wakes_s:
             self._sooner.set()
 
@@ -117,8 +119,7 @@ class Journal:
         """
         group = self._group
         if group.lines:
-            group.due_s = min(group.due_s, _now() + within_s)
-            self._hurry(group)
+            self._hurry(group, within_s)
         await self._end_of(group)
 
     async def lazily_durable(self) -> None:

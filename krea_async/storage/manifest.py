@@ -17,7 +17,7 @@ from typing import Any, Final
 import aiofiles
 import anyio
 from aiofiles.threadpool.text import AsyncTextIOWrapper
-from attrs import astuple, fields
+from attrs import fields
 
 from krea_async.errors import JournalError
 from krea_async.models import ImageRequest
@@ -33,6 +33,8 @@ NEW_NAME: Final = "manifest.jsonl.new"
 GATHER_S: Final = 1.0
 """How long a line waits for company before it is written; a visit to the disk costs more than a line."""
 
+_encoded: Final = json.JSONEncoder(ensure_ascii=False).encode  # made once: json.dumps makes one each time
+_STEPS: Final = tuple(step.name for step in fields(Timings))
 _ERRORS: Final = "backslashreplace"  # a lone surrogate, which a gateway's message may hold, becomes its JSON escape
 
 
@@ -175,7 +177,7 @@ def manifest_row(image: GeneratedImage) -> dict[str, object]:
         sha256=image.sha256,
         pixels=(image.width, image.height),
         credits_=image.credits,
-        seconds=astuple(timings),
+        seconds=timings.steps_s,
         error=None if error is None else (error_code(error), error.message, error.charged),
     )
 
@@ -235,7 +237,7 @@ def _row(
     sha256: str | None = None,
     pixels: tuple[int | None, int | None] = (None, None),
     credits_: float,
-    seconds: tuple[float, ...] = astuple(NO_TIME),
+    seconds: tuple[float, ...] = NO_TIME.steps_s,
     error: tuple[str, str, str] | None = None,
 ) -> dict[str, object]:
     """The keys, in their order. error: its code, its message, and whether the row was charged."""
@@ -254,7 +256,7 @@ def _row(
         "width": pixels[0],
         "height": pixels[1],
         "credits": credits_,
-        **{step.name: round(value, 3) for step, value in zip(fields(Timings), seconds, strict=True)},
+        **{step: round(value, 3) for step, value in zip(_STEPS, seconds, strict=True)},
         "error": error[0] if error else None,
         "message": error[1] if error else None,
         "charged": error[2] if error else None,
@@ -262,7 +264,7 @@ def _row(
 
 
 def _line(row: dict[str, object]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return _encoded(row) + "\n"
 
 
 def _private(path: str | Path, flags: int) -> int:

@@ -7,9 +7,12 @@ keys is part of the format: `storage.replay` reads the first ones by their place
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
+from json.encoder import encode_basestring
+from math import isfinite
+from operator import attrgetter
 from typing import Any, ClassVar, Final
 from zlib import crc32
 
@@ -30,7 +33,9 @@ _LINK_USER: Final = re.compile(r"(https?://)[^\s/?#\"'<>]*@", re.IGNORECASE)
 
 def without_secrets(text: str) -> str:
     """`text` with every link in it cut to host and path: a signed query is a secret, and so are credentials."""
-    return _LINK_SECRET.sub(r"\1", _LINK_USER.sub(r"\1", text)) if "://" in text else text
+    if "://" not in text or not ("?" in text or "#" in text or "@" in text):
+        return text
+    return _LINK_SECRET.sub(r"\1", _LINK_USER.sub(r"\1", text))
 
 
 def _bare_links(links: Iterable[str]) -> tuple[str, ...]:
@@ -42,7 +47,7 @@ def _to_ms(seconds: float) -> float:
 
 
 def _all_to_ms(seconds: Iterable[float]) -> tuple[float, ...]:
-    return tuple(round(value, 3) for value in seconds)
+    return tuple([round(value, 3) for value in seconds])
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:
@@ -221,15 +226,36 @@ _WRITTEN: Final = {**_FIELDS, Row: tuple((key, key) for key in ("n", "digest", "
 _DEFAULTS: Final = {attribute.name: attribute.default for attribute in fields(ImageRequest)}
 
 
+def _form(cls: type[Line]) -> tuple[str, Callable[[Line], tuple[Any, ...]]]:
+    """A line of this kind with a %s for each value, and what gives the values."""
+    form = ",".join(f'"{key}":%s' for key, _ in _WRITTEN[cls])
+    return f'{{"e":"{cls.event}",{form}', attrgetter(*(name for _, name in _WRITTEN[cls]))
+
+
+_FORMS: Final = {cls: _form(cls) for cls in _CLASSES}
+
+
 def encode(line: Line) -> bytes:
     """The line's bytes, newline included."""
-    facts: dict[str, object] = {"e": line.event}
-    for key, name in _WRITTEN[type(line)]:
-        facts[key] = getattr(line, name)
-    if isinstance(line, Row):
-        facts["request"] = request_facts(line.request)
-    body = _encoded(facts)[:-1].encode(errors="backslashreplace")  # a lone surrogate becomes its JSON escape
+    form, values = _FORMS[type(line)]
+    body = (form % tuple(map(_json, values(line)))).encode(errors="backslashreplace")  # for lone surrogates
     return b'%b,"crc":"%08x"}\n' % (body, crc32(body))
+
+
+def _json(value: Any) -> str:  # noqa: ANN401
+    """`value` in JSON: what `_encoded` gives, sooner for what most values are."""
+    kind = type(value)
+    if kind is str:
+        return encode_basestring(value)
+    if kind is int or (kind is float and isfinite(value)):
+        return repr(value)
+    if value is None:
+        return "null"
+    if kind is bool:
+        return "true" if value else "false"
+    if kind is tuple:
+        return f"[{','.join(map(_json, value))}]"
+    return _encoded(request_facts(value) if isinstance(value, ImageRequest) else value)
 
 
 def is_whole(line: bytes) -> bool:
@@ -257,8 +283,7 @@ def decode(line: bytes) -> Line:
 
 def request_facts(request: ImageRequest) -> dict[str, object]:
     """The request's fields that differ from their defaults; the prompt always."""
-    facts = ((name, getattr(request, name)) for name in REQUEST_FIELDS)
-    return {name: value for name, value in facts if value != _DEFAULTS[name]}
+    return {name: value for name in REQUEST_FIELDS if (value := getattr(request, name)) != _DEFAULTS[name]}
 
 
 def request_of(facts: Mapping[str, Any]) -> ImageRequest:
@@ -280,4 +305,4 @@ def content_digest_of(request: ImageRequest) -> int:
 
 
 def _digest(parts: tuple[object, ...]) -> int:
-    return int.from_bytes(blake2b(_encoded(parts).encode(), digest_size=8).digest())
+    return int.from_bytes(blake2b(_json(parts).encode(), digest_size=8).digest())

@@ -212,7 +212,7 @@ async def test_a_directory_that_is_deleted_ends_the_run_and_names_what_was_paid(
             result = Result(await process.wait(), await text_of(process.stdout), await text_of(process.stderr))
         assert_a_clear_disk_error(result)
         assert len(sandbox.ledger.tasks) <= 8
-        assert all(task_id in result.err for task_id in sandbox.ledger.tasks)
+        assert [t for t in sandbox.ledger.tasks if t not in result.err] == [], result.err
         assert not (tmp_path / "renders").exists()
 
 
@@ -236,7 +236,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (used + {more}, resource.getrlimit(re
 """
 
 
-@pytest.mark.parametrize("more", [5, 7, 9, 16, 33])
+@pytest.mark.parametrize("more", [5, 7, 9, 16, 20])
 async def test_a_limit_of_open_files_is_named_wherever_it_is_reached(
     tmp_path: Path, rows: str, monkeypatch: pytest.MonkeyPatch, more: int, assert_resume_finishes: Resume
 ) -> None:

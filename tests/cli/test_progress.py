@@ -14,7 +14,7 @@ import anyio
 import pytest
 from test_commands import COMMAND, environment, pictures, run, run_all
 
-from krea_async import BatchProgress
+from krea_async import BatchProgress, Limit
 from krea_async.cli.progress import clock, described, progress_view
 from krea_async.sandbox import Durations, Faults, Sandbox
 
@@ -26,7 +26,7 @@ CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 def batch_at(**facts: Any) -> BatchProgress:
     nothing = dict.fromkeys(("in_flight", "saved", "failed", "skipped", "bytes", "rate_limited"), 0)
-    return BatchProgress(**{**nothing, "credits": 0.0, "elapsed_s": 0.0, **facts})
+    return BatchProgress(**{**nothing, "credits": 0.0, "elapsed_s": 0.0, "limit": None, **facts})
 
 
 async def on_a_terminal(
@@ -164,9 +164,18 @@ def test_progress_says_only_what_there_is_to_say() -> None:
 
 def test_progress_says_everything_that_matters() -> None:
     progress = batch_at(
-        in_flight=8, saved=40, failed=5, skipped=5, credits=18.0, bytes=1, rate_limited=3, elapsed_s=20.0
+        in_flight=8,
+        saved=40,
+        failed=5,
+        skipped=5,
+        credits=18.0,
+        bytes=1,
+        rate_limited=3,
+        limit=Limit("rate", 19.84),
+        elapsed_s=20.0,
     )
-    words = "5 failed, 5 skipped, 8 in flight, 2.0 pictures/s, 18.00 credits, ETA 0:20, 3 answered 429"
+    words = "5 failed, 5 skipped, 8 in flight, 2.0 pictures/s, 18.00 credits, ETA 0:20, 3 answered 429, "
+    words += "limit 19.8/s, rate-like"
     assert described(progress, 100) == words
     assert "ETA" not in described(progress, None)  # nobody knows how many there are
     assert "ETA" not in described(progress, 50)  # all have ended

@@ -91,6 +91,21 @@ def test_every_changed_byte_is_noticed(line: Line) -> None:
                 decode(data[:place] + bytes([data[place] ^ mask]) + data[place + 1 :])
 
 
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_is_the_compact_json_of_its_values(line: Line) -> None:
+    """Lines are written by hand, for speed; a JSON encoder would write the same bytes."""
+    written = encode(line).removesuffix(b"\n")
+    compact = json.dumps(json.loads(written), ensure_ascii=False, separators=(",", ":"))
+    assert written == compact.encode(errors="backslashreplace")
+
+
+@pytest.mark.parametrize("amount", [float("nan"), float("inf")])
+def test_what_is_no_number_in_json_is_not_written(amount: float) -> None:
+    """A reader could not read the line."""
+    with pytest.raises(ValueError, match="JSON compliant"):
+        encode(Sums(settled=amount, unknown=0.0))
+
+
 @given(REQUESTS)
 def test_a_request_comes_back_as_it_was(request: ImageRequest) -> None:
     assert request_of(json.loads(json.dumps(request_facts(request)))) == request
