@@ -1,42 +1,87 @@
 """One client under measurement, in a process of its own: prints what it used as one line of JSON."""
 
 import asyncio
+import importlib
 import json
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Final
 
 from benchmarks import floor
 from krea_async import KreaSession
 
+OURS: Final = "krea_async"
+FLOOR: Final = "floor"
+RIVALS: Final = {
+    "vendor's flow": "vendor",
+    "AsyncOpenAI loop": "openai_loop",
+    "aiohttp script": "aiohttp_script",
+    "botocore pacing": "botocore_pacing",
+}
 
-async def through_render(url: str, key: str, prompts: list[str], directory: Path, concurrency: int) -> int:
-    """The same work through `KreaSession.render`; returns the number of API requests."""
+
+async def through_render(url: str, key: str, prompts: Mapping[Path, str], concurrency: int | None) -> None:
+    """Ours, journal on, as people call it."""
+    directory = next(iter(prompts)).parent
     async with KreaSession(key, base_url=url, concurrency=concurrency) as session:
-        report = await session.render(prompts, directory)
-    if report.saved != len(prompts):
-        raise AssertionError(f"not all saved: {report}")
-    return sum(report.calls[route] for route in ("create", "read", "read_many"))
+        report = await session.render(prompts.values(), directory)
+    if not report.ok:
+        print(report, file=sys.stderr)
 
 
-CLIENTS = {"floor": floor.render, "krea_async": through_render}
+async def at_the_floor(url: str, key: str, prompts: Mapping[Path, str], concurrency: int) -> None:
+    """The floor names its files itself."""
+    await floor.render(url, key, list(prompts.values()), next(iter(prompts)).parent, concurrency)
+
+
+def render_of(name: str) -> Any:  # noqa: ANN401 - a function, or a coroutine function, of these arguments
+    """How this client renders. Only its own libraries are imported, so that the others' do not count as its memory."""
+    if name in RIVALS:
+        return importlib.import_module(f"benchmarks.rivals.{RIVALS[name]}").render
+    return {OURS: through_render, FLOOR: at_the_floor}[name]
 
 
 def main() -> None:
-    """`python -m benchmarks.client NAME URL KEY PICTURES DIRECTORY CONCURRENCY`."""
+    """`python -m benchmarks.client NAME URL KEY PICTURES DIRECTORY CONCURRENCY`; 0 in flight: the client's own choice.
+
+    Started again in the same directory it goes on: ours with its journal, the others with the pictures not there yet.
+    """
     name, url, key, pictures, directory, concurrency = sys.argv[1:]
-    prompts = [f"a fox in the snow, number {number}" for number in range(int(pictures))]
+    paths = (Path(directory, f"{number:05d}.png") for number in range(int(pictures)))
+    prompts = {path: prompt_of(number) for number, path in enumerate(paths)}
+    if name != OURS:
+        prompts = {path: prompt for path, prompt in prompts.items() if not path.exists()}
+    render = render_of(name)
+    imported_mb = peak_mb()
     before, started_s = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    requests = asyncio.run(CLIENTS[name](url, key, prompts, Path(directory), int(concurrency)))
+    rendering = render(url, key, prompts, int(concurrency) or None)
+    if rendering is not None:
+        asyncio.run(rendering)
     after = resource.getrusage(resource.RUSAGE_SELF)
     used = {
         "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         "wall_s": time.perf_counter() - started_s,
-        "api_requests": requests,
-        "peak_mb": after.ru_maxrss / 1024,
+        "peak_mb": peak_mb(),
+        "added_mb": peak_mb() - imported_mb,
     }
     print(json.dumps(used))
+
+
+def prompt_of(number: int) -> str:
+    """A prompt of usual length."""
+    return f"a lighthouse on a cliff at dusk, long exposure, storm clouds, cinematic light, number {number}"
+
+
+def peak_mb() -> float:
+    """The most memory that this process had. Linux lets `ru_maxrss` begin with the parent's, hence /proc."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 1024
 
 
 if __name__ == "__main__":

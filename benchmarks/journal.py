@@ -22,7 +22,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.cost_per_picture import sandbox_process
+from benchmarks.gateway import KEY, gateway_process
+from benchmarks.measure import there_and_back
+from krea_async.sandbox import Durations
 
 Runs = dict[str, list[dict[str, float]]]
 
@@ -48,17 +50,15 @@ def beside(runs: list[dict[str, float]], others: list[dict[str, float]], figure:
     return median(run[figure] / other[figure] for run, other in zip(runs, others, strict=True))
 
 
-def there_and_back(names: tuple[Any, ...], rounds: int) -> list[Any]:
-    """An order in which every other round is reversed, so that what drifts meets all alike."""
-    return [name for number in range(rounds) for name in (names if number % 2 == 0 else names[::-1])]
-
-
 def batch(options: argparse.Namespace) -> None:
     """CPU per picture and rows per second of a batch, beside the same batch without a journal."""
     runs: Runs = {name: [] for name in BATCH}
-    sandbox_options = ("--queue", "0", "--run", str(options.task_s), "--sigma", "0.2", "--scenes", "8")
-    with sandbox_process(*sandbox_options, "--picture-bytes", str(options.picture_bytes)) as (url, key):
-        shape = {"url": url, "key": key, "rows": options.rows, "concurrency": options.concurrency}
+    durations = Durations(queue_s=0.0, run_s=options.task_s, sigma=0.2)
+    with (
+        gateway_process() as gateway,
+        gateway.sandbox(durations=durations, scenes=8, picture_bytes=options.picture_bytes) as sandbox,
+    ):
+        shape = {"url": sandbox.url, "key": KEY, "rows": options.rows, "concurrency": options.concurrency}
 
         def run(name: str) -> dict[str, float]:
             with tempfile.TemporaryDirectory(dir=options.directory) as directory:
@@ -114,10 +114,11 @@ def memory(options: argparse.Namespace) -> None:
     print("\n| rows | peak MB | rows per second |\n|---|---|---|")
     for rows in (1000, options.memory_rows):
         with (
-            sandbox_process("--queue", "0", "--run", "0", "--sigma", "0", "--scenes", "2") as (url, key),
+            gateway_process() as gateway,
+            gateway.sandbox(durations=Durations.instant(), scenes=2) as sandbox,
             tempfile.TemporaryDirectory(dir=options.directory) as directory,
         ):
-            peak_mb, wall_s = _rendered(rows, url, key, Path(directory))
+            peak_mb, wall_s = _rendered(rows, sandbox.url, KEY, Path(directory))
         print(f"| {rows} | {peak_mb:.1f} | {rows / wall_s:.0f} |", flush=True)
 
 
@@ -147,7 +148,7 @@ MEASUREMENTS = {"batch": batch, "bare": bare, "read": read, "memory": memory}
 def main() -> None:
     """Run what was asked for and print its tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=(*MEASUREMENTS, []), default=["batch", "bare", "read"])
+    parser.add_argument("what", nargs="*", choices=(*MEASUREMENTS, []))
     parser.add_argument("--rows", type=int, default=1500)
     parser.add_argument("--task-s", type=float, default=0.0)
     parser.add_argument("--concurrency", type=int, default=250)
@@ -157,7 +158,7 @@ def main() -> None:
     parser.add_argument("--memory-rows", type=int, default=100_000)
     parser.add_argument("--directory", type=Path)
     options = parser.parse_args()
-    for name in options.what:
+    for name in options.what or ("batch", "bare", "read"):
         MEASUREMENTS[name](options)
 
 

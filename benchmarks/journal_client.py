@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
-from krea_async import ImageRequest, KreaSession
+from krea_async import ImageRequest, KreaSession, PacingPolicy
 from krea_async.batch import opening
 from krea_async.batch.books import Books
 from krea_async.batch.entry import Entry
@@ -23,6 +23,9 @@ from krea_async.storage.history import JOURNAL_NAME, History
 from krea_async.storage.journal import Journal, JournalPolicy, open_journal
 from krea_async.storage.records import Accepted, Completed, Header, Intent, Line, Row, RunBegun, Saved, encode
 from krea_async.tasks import task_group
+
+FORGETFUL: Final = PacingPolicy(remember=False)
+"""What is found of a sandbox's limits is of no use to anybody."""
 
 OPEN_ROWS: Final = 1000
 """Rows of a big journal that its last run left under way."""
@@ -53,7 +56,7 @@ async def batch(journal: str, url: str, key: str, rows: int, directory: Path, co
     with ExitStack() as patched:
         if journal == "off":
             patched.enter_context(mock.patch.object(opening, "Books", NoJournal))
-        async with KreaSession(key, base_url=url, concurrency=concurrency) as session:
+        async with KreaSession(key, base_url=url, concurrency=concurrency, pacing=FORGETFUL) as session:
             report = await session.render((f"fox {n}" for n in range(rows)), directory, policy=policy)
     if report.saved != rows:
         raise AssertionError(f"not all saved: {report}")
