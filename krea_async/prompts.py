@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Final, Literal, Self
 
 from attrs import frozen
 
-from krea_async.errors import InvalidRequestError
+from krea_async.errors import NO_FILE_LEFT, InvalidRequestError
 from krea_async.models import REQUEST_FIELDS, ImageRequest
 
 Format = Literal["txt", "jsonl", "csv", "tsv"]
@@ -172,6 +172,8 @@ def _opened(path: str, name: str, form: Format | None) -> tuple[BinaryIO, Format
     except PermissionError:
         message = f"{name} may not be read by this user; check its permissions"
     except (OSError, ValueError) as exc:  # ValueError: the path has a NUL byte
+        if isinstance(exc, OSError) and exc.errno in NO_FILE_LEFT:  # the list is not at fault
+            raise
         message = f"{name} cannot be opened: {exc}"
     raise _refused(message, "a readable prompt list", value=path)
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from functools import partial
+from importlib.util import find_spec
 from typing import NoReturn
 
 import anyio
@@ -87,8 +88,8 @@ class StoppedAtOnceError(Exception):
 
 
 def run_to_exit(command: Callable[[], Awaitable[int]]) -> NoReturn:
-    """`exit_with` for what needs an event loop."""
-    exit_with(partial(anyio.run, command))
+    """`exit_with` for what needs an event loop: uvloop where it is installed (the extra `speed`), else asyncio's."""
+    exit_with(partial(anyio.run, command, backend_options={"use_uvloop": find_spec("uvloop") is not None}))
 
 
 def exit_with(command: Callable[[], int]) -> NoReturn:
@@ -99,13 +100,24 @@ def exit_with(command: Callable[[], int]) -> NoReturn:
         code = _told(error, exit_of_error(error))
     except StoppedAtOnceError as stopped:
         code = _told(stopped, stopped.code)
-    except OSError as error:
-        if error.errno not in NO_FILE_LEFT:  # anything of Python's own may need one more, such as an import
+    except (OSError, RuntimeError) as error:
+        lacking = _no_file_left(error)
+        if lacking is None:
             raise
-        code = _told(words_of(error), Exit.DISK)
+        code = _told(words_of(lacking), Exit.DISK)
     except KeyboardInterrupt:
         code = exit_of_signal(signal.SIGINT)
     sys.exit(code)
+
+
+def _no_file_left(error: BaseException | None) -> OSError | None:
+    """Too many open files, if that is it: anything of Python's own may need one more, such as an import.
+
+    An event loop that could not be opened fails to close as well, so what led to `error` is looked at too.
+    """
+    while error is not None and not (isinstance(error, OSError) and error.errno in NO_FILE_LEFT):
+        error = error.__context__
+    return error
 
 
 def _told(words: object, code: int) -> int:
