@@ -34,7 +34,7 @@ async def test_a_limit_per_second_is_found_told_and_kept(
     assert report.saved == 300
     assert found is not None
     assert found.kind == "rate"
-    assert 5.0 < found.value < 50.0
+    assert 5.0 < found.value < 100.0
     assert sum(isinstance(event, SubmissionRefused) for event in told) == refused > 0
     opinions = [event.limit for event in told if isinstance(event, LimitFound)]
     assert opinions

@@ -2,7 +2,8 @@
 
 The limit is what was accepted between two refusals (`saturation`). The pace stays just under it, crosses it slowly,
 and after a refusal everybody stops while one at a time asks whether it is over. Where the gateway counts unfinished
-tasks, a window takes over (`window`). docs/pacing.md says what each constant is and how much depends on it.
+tasks, a window takes over (`window`). When others seem to share the limit, the pace moves so that all come to the same
+share (`company`). docs/pacing.md says what each constant is and how much depends on it.
 """
 
 import math
@@ -12,12 +13,16 @@ from typing import Final, Literal
 
 from attrs import field, frozen, validators
 
+from krea_async.control.company import Company, Course
 from krea_async.control.pauses import NamedPauses
 from krea_async.control.saturation import DIP, Cycle, growth, shortest_cycle_s
 from krea_async.control.window import Window
 
 CATCH_UP_S: Final = 0.02
 """A start that is late by less than this is made up for: timers are late by milliseconds, and that must not add up."""
+
+TOGETHER_S: Final = 0.005
+"""Those that may leave within this leave together: at hundreds a second, a timer for each costs more than it brings."""
 
 SLOW_START_GAIN: Final = 5.0
 """Per second, for each accepted submission while nothing is known: the pace doubles every two round trips."""
@@ -47,11 +52,14 @@ class PacingPolicy:
     longest_pause_s: pauses that the gateway does not name double with every refusal, up to this. window: whether a
     limit on unfinished tasks is looked for; off where nothing stays unfinished, as with polls. remember: whether what
     was found is kept in the user's cache directory, and the next session with this host and key begins with it.
+    share: whether it gives way when others seem to use the same limit, as they do; off for who shares it with a client
+    that gives way to nobody.
     """
 
     first_rate: float = field(default=20.0, validator=[validators.gt(0), validators.lt(math.inf)])
     longest_pause_s: float = field(default=6.0, validator=[validators.gt(0), validators.lt(math.inf)])
     window: bool = field(default=True, validator=validators.instance_of(bool))
+    share: bool = field(default=True, validator=validators.instance_of(bool))
     remember: bool = field(default=True, validator=validators.instance_of(bool))
 
 
@@ -114,7 +122,8 @@ class Governor:
         self._window = Window(enabled=policy.window, size=expected_tasks)
         self._pauses = NamedPauses()
         self._cycle = Cycle.starting(_NEVER, None)
-        self._cycle_s = 1.0
+        self._company = Company(enabled=policy.share)
+        self._course = Course(self._rate, DIP, cycle_s=1.0)
         self._grown_since_s = _NEVER
         self._under_way = 0
         self._last_sent_s = _NEVER
@@ -139,6 +148,11 @@ class Governor:
         if self._blocked_since_s is not None:
             return State.BLOCKED
         return State.SLOW_START if self._cycle.anchor is None else State.CRUISING
+
+    @property
+    def in_company(self) -> bool:
+        """Whether others seem to share the limit; then what was found is this client's part of it."""
+        return self._company.sensed
 
     @property
     def limit(self) -> Limit | None:
@@ -166,7 +180,8 @@ class Governor:
         if self._awaits_news:
             self._awaits_news = False
             self._freed_s = now
-        return max(0.0, self._next_s - now)
+        wait_s = self._next_s - now
+        return wait_s if wait_s > TOGETHER_S else 0.0
 
     def sent(self, now: float, in_flight: int) -> Sent:
         """A submission leaves, while `in_flight` others may be unfinished."""
@@ -222,8 +237,9 @@ class Governor:
         """Raise the pace, after a submission was accepted that the pace had held back."""
         cycle = self._cycle
         if cycle.anchor is not None:
-            cycles = (now - self._grown_since_s) / self._cycle_s
-            self._set_rate(min(cycle.anchor * growth(cycles), 2.0 * self._rate))
+            course = self._course
+            cycles = (now - self._grown_since_s) / course.cycle_s
+            self._set_rate(min(course.aim * growth(cycles, course.dip), 2.0 * self._rate))
             cycle.grew_to(self._rate, now)
         else:
             self._set_rate(self._rate + SLOW_START_GAIN)
@@ -232,21 +248,29 @@ class Governor:
     def _cut(self, now: float, blocked_s: float) -> None:
         """Set the pace from what the cycle has shown, after the first submission that was accepted again."""
         limit = self._cycle.limit(now, blocked_s)
-        self._begin_cycle(now, limit, self._cycle.next_s(now, blocked_s, limit))
+        course = self._company.over(blocked_s, limit, self._cycle.next_s(now, blocked_s, limit))
+        self._begin_cycle(now, limit, course)
         self._blocked_since_s = None
-        self._set_rate((1.0 - DIP) * limit)
+        self._set_rate((1.0 - course.dip) * course.aim)
         self._next_s = now + 1.0 / self._rate
-        self._own_pause_s = max(FIRST_PAUSE_S, min(1.25 / self._rate, LONGEST_FIRST_PAUSE_S))
+        self._own_pause_s = max(FIRST_PAUSE_S, min(1.25 / self._rate, LONGEST_FIRST_PAUSE_S), course.first_pause_s)
 
     def _refused(self, now: float, sent: Sent, *, named: bool) -> None:
         """One was refused that left after the refusal before. named: everybody keeps the gateway's own pause."""
         if self._window.on or self._blocked_since_s is None:
             windowed = self._window.on
-            if self._window.refused(sent.in_flight, self._cycle.whole.accepts):
+            accepts = self._cycle.whole.accepts
+            if self._window.refused(sent.in_flight, accepts, votes=self._company.votes_for_a_window):
                 if not windowed:
                     self._open_pace(now)
                 return
             self._blocked_since_s = now
+            if windowed:
+                self._cycle.recount(now)
+                self._set_rate(self._cycle.anchor or self._rate)
+            cycles = (now - self._grown_since_s) / self._course.cycle_s
+            explained = windowed or self._window.suspected
+            self._company.refused(self._rate, cycles=cycles, accepts=accepts, explained=explained)
         if not named:
             self._hold_until(now + self._own_pause_s * self._rng.uniform(*PAUSE_SPREAD))
             self._own_pause_s = min(self._policy.longest_pause_s, 2.0 * self._own_pause_s)
@@ -261,18 +285,18 @@ class Governor:
         """Once the pace is as high as an earlier run found, go on as after a short cycle: it may be true no longer."""
         expected = self._expected_rate
         if expected is not None and self._rate >= expected:
-            self._begin_cycle(now, expected, shortest_cycle_s(expected))
+            self._begin_cycle(now, expected, Course(expected, DIP, shortest_cycle_s(expected)))
             self._set_rate((1.0 - DIP) * expected)
 
-    def _begin_cycle(self, now: float, anchor: float, cycle_s: float) -> None:
-        self._cycle = Cycle.starting(now, anchor)
-        self._cycle_s = cycle_s
+    def _begin_cycle(self, now: float, anchor: float, course: Course) -> None:
+        self._cycle = Cycle.starting(now, anchor, aim=course.aim)
+        self._course = course
         self._grown_since_s = now
 
     def _open_pace(self, now: float) -> None:
         """Let the window be what limits."""
         anchor = 2.0 * (self._cycle.anchor or self._rate)
-        self._begin_cycle(now, anchor, self._cycle_s)
+        self._begin_cycle(now, anchor, Course(anchor, DIP, self._course.cycle_s))
         self._set_rate(anchor)
 
     def _skip_idle(self, now: float, late_s: float) -> None:

@@ -60,9 +60,9 @@ class Cycle:
     _known_up_to: float = 0.0
 
     @classmethod
-    def starting(cls, now: float, anchor: float | None) -> "Cycle":
-        """A cycle of which nothing has happened yet."""
-        return cls(Count(now), anchor, known_up_to=anchor or 0.0)
+    def starting(cls, now: float, anchor: float | None, *, aim: float = 0.0) -> "Cycle":
+        """A cycle of which nothing has happened yet. aim: a pace above the anchor that is known, too."""
+        return cls(Count(now), anchor, known_up_to=max(anchor or 0.0, aim))
 
     def skip(self, idle_s: float) -> None:
         """Let a time not count in which nobody wanted to send."""
@@ -81,6 +81,11 @@ class Cycle:
         if self.anchor is not None and rate > BEYOND * self._known_up_to:
             self._known_up_to = rate
             self.beyond = Count(now)
+
+    def recount(self, now: float) -> None:
+        """Take what was accepted in this cycle so far for the limit, if it is enough to tell."""
+        if self.whole.accepts >= PRIOR_ACCEPTS:
+            self.anchor = max(LOWEST_RATE, self.whole.rate(now, 0.0, shortest_s=0.1))
 
     def limit(self, now: float, blocked_s: float) -> float:
         """The limit per second, as the whole cycle shows it, whose last `blocked_s` brought nothing but refusals."""
@@ -105,8 +110,8 @@ def shortest_cycle_s(limit: float) -> float:
     return min(SHORTEST_CYCLE_S, SHORTEST_CYCLE_ACCEPTS / limit)
 
 
-def growth(cycles: float) -> float:
-    """The pace as a part of the anchor, so many cycles after a saturation: slow near the anchor, fast far above it."""
+def growth(cycles: float, dip: float = DIP) -> float:
+    """The pace as a part of its aim, so many cycles after a saturation: slow near the aim, fast far above it."""
     if cycles <= 2.0:
-        return 1.0 + DIP * (cycles - 1.0) ** 3
-    return float((1.0 + DIP) * 4.0 ** min(cycles - 2.0, 8.0))
+        return 1.0 + dip * (cycles - 1.0) ** 3
+    return float((1.0 + dip) * 4.0 ** min(cycles - 2.0, 8.0))

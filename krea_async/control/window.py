@@ -1,7 +1,8 @@
 """How many tasks may be unfinished: whether the gateway counts them at all, and if it does, how many it bears.
 
 Under a limit on unfinished tasks every refusal comes at a number at which almost nothing is ever accepted; under a
-rate limit it does not. A few such refusals in a row switch the window on, a few quick ones inside it switch it off.
+rate limit it does not. A few such refusals in a row switch the window on, a few quick ones inside it that its growth
+does not explain switch it off.
 """
 
 import math
@@ -42,6 +43,7 @@ class Window:
         self._highest = self._size if self.on else 0.0
         self._accepts = 0
         self._accepts_to_grow = self._size if self.on else math.inf
+        self._grown = False
         self._strikes = 0
         self._refused_in_a_row = 0
         self._votes = 0
@@ -58,6 +60,11 @@ class Window:
         """Whether the gateway seems to count unfinished tasks."""
         return self._size < math.inf
 
+    @property
+    def suspected(self) -> bool:
+        """Whether the last refusal spoke for a limit on unfinished tasks."""
+        return self._votes > 0
+
     def accepted(self, in_flight: int, *, since_refusal: bool) -> None:
         """One was accepted that left when `in_flight` were unfinished, after the last refusal or before it."""
         self._accepted_at.append(in_flight)
@@ -69,17 +76,18 @@ class Window:
         elif in_flight > 1.1 * self._lowest_refused + 1:
             self._forget_votes()
 
-    def refused(self, in_flight: int, accepts: int) -> bool:
+    def refused(self, in_flight: int, accepts: int, *, votes: int = VOTES) -> bool:
         """One was refused that left when `in_flight` were unfinished, `accepts` after the last refusal.
 
-        Returns whether the window explains it, so that the pace need not change.
+        votes: refusals in a row that have to speak for a window. Returns whether the window explains this one, so that
+        the pace need not change.
         """
         if not self._enabled:
             return False
         if self.on:
             self._tighten(in_flight)
         else:
-            self._vote(in_flight, accepts)
+            self._vote(in_flight, accepts, votes)
         return self.on
 
     def _grow(self, in_flight: int) -> None:
@@ -88,28 +96,34 @@ class Window:
             self._highest = max(self._highest, self._size)
             self._accepts_to_grow //= 2
             self._accepts = 0
+            self._grown = True
 
     def _tighten(self, in_flight: int) -> None:
-        if self._accepts == 0:
+        if self._grown:
+            self._strikes = self._refused_in_a_row = 0
+            no_wall = in_flight < CREPT * self._highest
+        elif self._accepts == 0:
             self._refused_in_a_row += 1
             no_wall = self._refused_in_a_row >= REFUSED_IN_A_ROW
         else:
             self._refused_in_a_row = 0
             self._strikes = self._strikes + 1 if self._accepts < STRIKE_ACCEPTS else 0
             no_wall = self._strikes >= STRIKES or in_flight < CREPT * self._highest
+        self._grown = False
         if no_wall:
             self._switch_off()
         else:
             self._set(min(self._size, in_flight))
 
-    def _vote(self, in_flight: int, accepts: int) -> None:
+    def _vote(self, in_flight: int, accepts: int, votes: int) -> None:
         above = sum(accepted >= in_flight for accepted in self._accepted_at)
         if above > SHARE_ABOVE * len(self._accepted_at):
             self._forget_votes()
         elif accepts >= ACCEPTS_PER_VOTE:
             self._votes += 1
             self._lowest_refused = min(self._lowest_refused, in_flight)
-            if self._votes >= VOTES:
+            if self._votes >= votes:
+                self._grown = False
                 self._strikes = 0
                 self._refused_in_a_row = 0
                 self._set(self._lowest_refused)
