@@ -17,7 +17,7 @@ from krea_async.control.agenda import Agenda
 from krea_async.control.backoff import RetryPolicy
 from krea_async.control.hazard import Law
 from krea_async.control.polling import PollPolicy, ReadTimes
-from krea_async.errors import KreaError, RateLimitedError, TaskNotFoundError, TaskTimeoutError
+from krea_async.errors import KreaError, RateLimitedError, ServiceError, TaskNotFoundError, TaskTimeoutError
 from krea_async.gateway.client import MAX_BATCH_IDS, Readings
 from krea_async.gateway.refusals import INVALID_TASK_ID
 from krea_async.gateway.replies import UNREADABLE
@@ -141,6 +141,10 @@ class Scheduler:
             reading = readings.get(task_id)
             if reading is None and task_id in self._tasks:
                 missing.append(task_id)
+            elif isinstance(reading, Task) and reading.id != task_id:
+                error = ServiceError(f"the reply is about {reading.id!r}", code=UNREADABLE, task_id=task_id)
+                for followed in self._followers(task_id):
+                    self._saw_error(followed, error, now)
             elif isinstance(reading, Task):
                 self._saw(reading, now)
             elif reading is not None:

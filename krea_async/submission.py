@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from copy import copy
-from itertools import chain, count
+from itertools import count
 from random import Random
 from typing import Any, Final
 
@@ -52,8 +52,8 @@ class _Row:
     """A request on its way to a task. In the queue, those that hold a place come first, then the older ones.
 
     turn: done when it may leave. backed_off: done when it has waited for its next try. holds_place: it counts among the
-    unfinished, while it is sent and as long as its task may exist. maybe_paid: an answer was lost, so its task may
-    exist. before: what is to be done before it leaves for the first time.
+    unfinished, while it is sent and as long as its task may exist; keeps_place: while it waits. maybe_paid: an answer
+    was lost, so its task may exist. before: what is to be done before it leaves for the first time.
     """
 
     rank: tuple[bool, int] = field(init=False)
@@ -62,6 +62,7 @@ class _Row:
     turn: "asyncio.Future[Sent]" = field(eq=False, init=False)
     backed_off: "asyncio.Future[None]" = field(eq=False, init=False)
     holds_place: bool = field(default=False, eq=False)
+    keeps_place: bool = field(default=False, eq=False)
     maybe_paid: bool = field(default=False, eq=False)
     before: Callable[[], Awaitable[None]] | None = field(default=None, eq=False)
     failures: int = field(default=0, eq=False)
@@ -109,13 +110,14 @@ class Submitter:
         self._posting = 0
         self._session_stop = Stop()
         self.governor = governor
+        self._places_kept = 0
         self.in_flight = 0
         self.rate_limited = 0
 
     @property
     def waiting(self) -> int:
         """Requests that wait for their turn, or for their next try."""
-        return len(self._queue) + len(self._backing_off)
+        return sum(not row.turn.done() for row in self._queue) + len(self._backing_off)
 
     async def submit(
         self,
@@ -144,8 +146,10 @@ class Submitter:
                     wait_s = self._backoff_s(row, error)
                 else:
                     if isinstance(answer, Task):
+                        self._let_go()  # what follows here is no reason for others to wait
                         if accepted is not None:
                             await accepted(answer, row.maybe_paid)
+                        self._tell_limit()
                         return answer
                     wait_s = answer
                 await self._back_off(row, wait_s)
@@ -179,7 +183,6 @@ class Submitter:
             raise
         else:
             self.governor.accepted(self._now(), sent)
-            self._tell_limit()
             return task
         finally:
             self._posting -= 1
@@ -217,9 +220,11 @@ class Submitter:
         row.backed_off = loop.create_future()
         timer = loop.call_later(wait_s, _end, row.backed_off)
         self._backing_off[row.number] = row
+        self._keep_place(row)
         try:
             await row.backed_off
         finally:
+            self._leave_place(row)
             timer.cancel()
             del self._backing_off[row.number]
 
@@ -266,6 +271,7 @@ class Submitter:
         row.rank = (not row.holds_place, row.number)
         row.turn = asyncio.get_running_loop().create_future()
         heapq.heappush(self._queue, row)
+        self._keep_place(row)
         self._let_go()
         try:
             return await row.turn
@@ -274,6 +280,8 @@ class Submitter:
                 self._posting -= 1
                 self.governor.unanswered(self._now(), row.turn.result())
             raise
+        finally:
+            self._leave_place(row)
 
     def _let_go(self) -> None:
         """Give a turn to every row that may leave now, in order, and set the timer for the next one."""
@@ -290,7 +298,7 @@ class Submitter:
             if not row.holds_place and self.in_flight >= self._max_unfinished:
                 return
             now = self._now()
-            others_in_flight = self.in_flight - self._places_kept()
+            others_in_flight = self.in_flight - self._places_kept
             wait_s = self.governor.wait_s(now, others_in_flight)
             if wait_s is None:
                 return
@@ -298,16 +306,20 @@ class Submitter:
                 self._timer = asyncio.get_running_loop().call_later(wait_s, self._let_go)
                 return
             heapq.heappop(self._queue)
+            self._leave_place(row)
             self._posting += 1
             self.in_flight += not row.holds_place
             row.holds_place = True
             row.turn.set_result(self.governor.sent(now, others_in_flight))
 
-    def _places_kept(self) -> int:
-        """Places of rows that wait: their tasks may exist, or not, and if each held up the others nobody would ask."""
-        if not self._backing_off and not self._queue[0].holds_place:  # those in the queue that do are at its head
-            return 0
-        return sum(row.holds_place for row in chain(self._queue, self._backing_off.values()))
+    def _keep_place(self, row: _Row) -> None:
+        """Note that the row waits, and keeps a place meanwhile: if such rows held up each other, nobody would ask."""
+        row.keeps_place = row.holds_place
+        self._places_kept += row.keeps_place
+
+    def _leave_place(self, row: _Row) -> None:
+        self._places_kept -= row.keeps_place
+        row.keeps_place = False
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -41,7 +41,12 @@ class Signal:
         if not self.is_set:
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
-            await waiter
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if waiter in self._waiters:  # else the signal came at the same time
+                    self._waiters.remove(waiter)
+                raise
 
     def set(self) -> None:
         """Say it."""

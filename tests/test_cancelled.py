@@ -220,3 +220,23 @@ async def test_a_batch_that_is_cancelled_before_it_begins_has_done_nothing(
             await task
     assert sandbox.ledger.requests.total() == 0
     assert not (tmp_path / "out").exists()
+
+
+async def test_the_reader_is_told_of_the_end_although_the_list_cleans_up_for_longer_than_the_drain(
+    sandbox: Sandbox, session_of: SessionOf, tmp_path: Path
+) -> None:
+    async def rows() -> AsyncIterator[str]:
+        yield "a fox"
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.5)
+
+    seen = []
+    with anyio.fail_after(10):
+        async with session_of(sandbox) as session, session.render(rows(), tmp_path) as batch:
+            async for image in batch:
+                seen.append(image.status)
+                batch.stop(drain_s=0.1)
+    assert seen == ["saved"]

@@ -56,6 +56,19 @@ def test_a_task_that_is_finished_already_is_never_read(status: str) -> None:
     assert (len(tasks), tasks.next_read_s()) == (0, math.inf)
 
 
+def test_a_reply_about_another_task_is_one_that_could_not_be_read() -> None:
+    """A cache or a proxy mixed something up; the task that was asked for must not be forgotten over that."""
+    tasks, outcomes = scheduler(), Outcomes()
+    outcomes.follow(tasks, "a")
+    _, ids = next_due(tasks)
+    assert tasks.read(ids, {"a": Task(id="b", status="completed", results=("https://x/y",))}, 1.0) == []
+    assert outcomes["a"] == []
+    now, ids = next_due(tasks)
+    assert ids == ["a"]
+    tasks.read(ids, done("a"), now)
+    assert [type(outcome) for outcome in outcomes["a"]] == [Task]
+
+
 def test_at_most_fifty_ids_go_into_one_request_and_each_goes_out_once() -> None:
     tasks, outcomes = scheduler(), Outcomes()
     for n in range(120):

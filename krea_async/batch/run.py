@@ -186,6 +186,7 @@ class Batch(anyio.AsyncContextManagerMixin):
                 await self._keep_books(self._books.manifest.flush)
                 await self._keep_books(self._books.journal.flush)
         finally:
+            self._results.put_nowait(None)  # also if the feed did not live to say so
             self._worked.set()
 
     def __aiter__(self) -> AsyncIterator[GeneratedImage]:

@@ -31,6 +31,9 @@ FIRST_PAUSE_S: Final = 0.25
 LONGEST_FIRST_PAUSE_S: Final = 2.0
 """A pause that the gateway does not name begins at 1.25 intervals, between these, and doubles with every refusal."""
 
+PROBE_PATIENCE_S: Final = 5.0
+"""While blocked one submission at a time asks whether it is over; after so long without an answer another one may."""
+
 PAUSE_SPREAD: Final = (0.75, 1.25)
 """By what such a pause is multiplied, drawn at random, so that several clients do not ask in step."""
 
@@ -125,7 +128,7 @@ class Governor:
         self._company = Company(enabled=policy.share)
         self._course = Course(self._rate, DIP, cycle_s=1.0)
         self._grown_since_s = _NEVER
-        self._under_way = 0
+        self._probe: Sent | None = None
         self._last_sent_s = _NEVER
         self._last_refusal_s = _NEVER
         self._blocked_since_s: float | None = None
@@ -173,13 +176,13 @@ class Governor:
         """
         if now < self._held_until_s:
             return self._held_until_s - now
-        probing = self._blocked_since_s is not None and self._under_way > 0
-        if probing or in_flight >= self._window.size:
+        if in_flight >= self._window.size:
             self._awaits_news = True
             return None
-        if self._awaits_news:
-            self._awaits_news = False
-            self._freed_s = now
+        if self._probe is not None and now < self._probe.at_s + PROBE_PATIENCE_S:
+            self._awaits_news = True
+            return self._probe.at_s + PROBE_PATIENCE_S - now
+        self._news(now)
         wait_s = self._next_s - now
         return wait_s if wait_s > TOGETHER_S else 0.0
 
@@ -194,12 +197,14 @@ class Governor:
         planned_s = self._next_s if now - self._next_s < CATCH_UP_S else now
         self._next_s = planned_s + 1.0 / self._rate
         self._last_sent_s = now
-        self._under_way += 1
-        return Sent(now, in_flight, on_time)
+        sent = Sent(now, in_flight, on_time)
+        if self._blocked_since_s is not None:
+            self._probe = sent
+        return sent
 
     def accepted(self, now: float, sent: Sent) -> None:
         """The submission was accepted."""
-        self._under_way -= 1
+        self._answered(now, sent)
         since_refusal = sent.at_s > self._last_refusal_s
         self._cycle.accept()
         self._window.accepted(sent.in_flight, since_refusal=since_refusal)
@@ -216,7 +221,7 @@ class Governor:
 
         Returns the seconds that this prompt waits for itself; 0.0: it goes back to the head of the queue at once.
         """
-        self._under_way -= 1
+        self._answered(now, sent)
         named_s = retry_after_s if retry_after_s is not None and 0.0 < retry_after_s < math.inf else 0.0
         short_s = max(SHORT_PAUSE_S, SHORT_PAUSE_INTERVALS / (self._cycle.anchor or self._rate))
         if sent.at_s > self._last_refusal_s:
@@ -229,9 +234,20 @@ class Governor:
         obeyed_by_all = named_s <= short_s or now + named_s <= self._held_until_s
         return 0.0 if obeyed_by_all else named_s
 
-    def unanswered(self, now: float, sent: Sent) -> None:  # noqa: ARG002
+    def unanswered(self, now: float, sent: Sent) -> None:
         """The submission ended without a word about limits."""
-        self._under_way -= 1
+        self._answered(now, sent)
+
+    def _answered(self, now: float, sent: Sent) -> None:
+        if sent is self._probe:
+            self._probe = None
+        self._news(now)
+
+    def _news(self, now: float) -> None:
+        """What somebody waited for has come: from now on it is idle time if nobody sends."""
+        if self._awaits_news:
+            self._awaits_news = False
+            self._freed_s = now
 
     def _grow(self, now: float) -> None:
         """Raise the pace, after a submission was accepted that the pace had held back."""

@@ -108,9 +108,7 @@ class Downloads:
         while True:
             try:
                 async with self._turns.turn(expires_s) as turn:
-                    here_bytes = part.size_bytes
-                    await self._receive(part, link, careful=failures > 0)
-                    turn.size_bytes = part.size_bytes - here_bytes
+                    turn.size_bytes = await self._receive(part, link, careful=failures > 0)
                     await self._landing.acquire()
                 return await self._land(part, target)
             except InvalidImageError as problem:
@@ -134,19 +132,23 @@ class Downloads:
             log.info("download of %s failed (%s); try %d in %.1f s", target.stem, error, failures + 1, wait_s)
             await asyncio.sleep(wait_s)
 
-    async def _receive(self, part: Part, link: str, *, careful: bool) -> None:
-        """Take the picture in. careful: keep every byte as it comes, so that a line that breaks often gets on."""
+    async def _receive(self, part: Part, link: str, *, careful: bool) -> int:
+        """Take the picture in, and say how many bytes came.
+
+        careful: keep every byte as it comes, so that a line that breaks often gets on.
+        """
         try:
             async with asyncio.timeout(self._policy.timeout_s):
                 async with self._host.open(link, offset_bytes=part.size_bytes, etag=part.etag) as stream:
-                    await self._write(part, stream, careful=careful)
+                    return await self._write(part, stream, careful=careful)
         except TimeoutError:
             words = f"the picture did not arrive within {self._policy.timeout_s:g} s"
             raise DownloadError(words, retryable=True) from None
 
-    async def _write(self, part: Part, stream: ImageStream, *, careful: bool) -> None:
+    async def _write(self, part: Part, stream: ImageStream, *, careful: bool) -> int:
         if stream.offset_bytes == 0:
             part.start_over()
+        here_bytes = part.size_bytes
         part.etag = stream.etag
         self._check_size(stream.total_bytes or 0)
         if stream.is_small and not careful:
@@ -157,6 +159,7 @@ class Downloads:
         if stream.total_bytes not in {None, part.size_bytes}:
             words = f"the picture ended after {part.size_bytes} of {stream.total_bytes} bytes"
             raise DownloadError(words, retryable=True)
+        return part.size_bytes - here_bytes
 
     async def _add(self, part: Part, chunk: bytes) -> None:
         self._check_size(part.size_bytes + len(chunk))

@@ -25,7 +25,7 @@ _PURPOSE: Final = b"krea-async"
 
 
 def cache_directory() -> Path:
-    """Where this system's programs keep what they can do without."""
+    """Where this system's programs keep what they can do without. Raises RuntimeError where nobody knows a home."""
     if sys.platform == "win32":
         root = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":
@@ -40,24 +40,25 @@ class KnownLimits:
 
     def __init__(self, base_url: str, api_key: str) -> None:
         account = hashlib.blake2b(f"{base_url}\n{api_key}".encode(), digest_size=16, person=_PURPOSE).hexdigest()
-        self._path = cache_directory() / f"limit-{account}.json"
+        self._name = f"limit-{account}.json"
 
     def load(self) -> Limit | None:
         """What was found last; None if nothing, or too long ago."""
         try:
-            found = json.loads(self._path.read_bytes())
+            found = json.loads((cache_directory() / self._name).read_bytes())
             limit, at_s = Limit(found["kind"], float(found["value"])), float(found["at_s"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError):
             return None
         return limit if 0 <= time.time() - at_s < MAX_AGE_S else None
 
     def save(self, limit: Limit) -> None:
         """Keep what was found, for the next session."""
         line = json.dumps({"kind": limit.kind, "value": limit.value, "at_s": time.time()})
-        new = self._path.with_suffix(f".{os.getpid()}.new")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            directory = cache_directory()
+            directory.mkdir(parents=True, exist_ok=True)
+            new = directory / f"{self._name}.{os.getpid()}.new"
             new.write_text(line, encoding="ascii")
-            new.replace(self._path)
-        except OSError as error:
+            new.replace(directory / self._name)
+        except (OSError, RuntimeError) as error:
             log.debug("what was found of the limits is not kept: %s", error)

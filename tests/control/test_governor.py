@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from krea_async.control.governor import CATCH_UP_S, TOGETHER_S, Governor, Limit, PacingPolicy, Sent, State
+from krea_async.control.governor import (
+    CATCH_UP_S,
+    PROBE_PATIENCE_S,
+    TOGETHER_S,
+    Governor,
+    Limit,
+    PacingPolicy,
+    Sent,
+    State,
+)
 
 RATES = st.floats(0.05, 500.0)
 KNOWN = st.none() | st.builds(Limit, st.sampled_from(["rate", "unfinished"]), st.floats(0.01, 1000.0))
@@ -91,6 +100,7 @@ def test_no_order_of_events_brings_a_senseless_wait_a_standstill_or_more_than_th
     governed = governor(rate, known, seed=seed, policy=PacingPolicy(window=window))
     now = 1000.0
     under_way: list[Sent] = []
+    probes: list[Sent] = []
     unfinished = 0
     starts: list[float] = []
 
@@ -105,12 +115,15 @@ def test_no_order_of_events_brings_a_senseless_wait_a_standstill_or_more_than_th
     for passed_s, which, answer, retry_after_s in steps:
         now += passed_s
         if checked_wait() == 0.0 and (which % 2 or not under_way):
-            if governed.state is State.BLOCKED:
-                assert not under_way, "one probe at a time"
-            under_way.append(governed.sent(now, unfinished + len(under_way)))
+            probing = governed.state is State.BLOCKED
+            assert not probing or all(now >= probe.at_s + PROBE_PATIENCE_S for probe in probes), "one at a time"
+            sent = governed.sent(now, unfinished + len(under_way))
+            under_way.append(sent)
+            probes += [sent] * probing
             starts.append(now)
         elif under_way:
             sent = under_way.pop(which % len(under_way))
+            probes = [probe for probe in probes if probe is not sent]
             if answer == "accepted":
                 unfinished += 1
                 governed.accepted(now, sent)
@@ -196,7 +209,7 @@ def test_after_a_refusal_one_at_a_time_asks_until_one_is_accepted() -> None:
         assert governed.state is State.BLOCKED
         now = waited(governed, now)
         sent = send(governed, now)
-        assert governed.wait_s(now + 100.0, 1) is None
+        assert governed.wait_s(now + 1.0, 1) == pytest.approx(PROBE_PATIENCE_S - 1.0)
         governed.rejected(now + 0.1, sent, None)
     now = waited(governed, now)
     governed.accepted(now, send(governed, now))
@@ -311,10 +324,52 @@ def test_a_probe_that_is_never_answered_gives_its_place_to_the_next() -> None:
     governed = governor()
     now = waited(governed, refuse(governed, accept(governed, 10, 0.0)))
     sent = send(governed, now)
-    assert governed.wait_s(now + 60.0, 1) is None
-    governed.unanswered(now + 60.0, sent)
+    governed.unanswered(now + 1.0, sent)
     assert governed.state is State.BLOCKED
-    assert waited(governed, now + 60.0) == now + 60.0
+    assert waited(governed, now + 1.0) == now + 1.0
+
+
+def test_a_probe_that_hangs_holds_nobody_up_for_long() -> None:
+    governed = governor()
+    now = waited(governed, refuse(governed, accept(governed, 10, 0.0)))
+    hanging = send(governed, now)
+    later = waited(governed, now)
+    assert later == pytest.approx(now + PROBE_PATIENCE_S)
+    governed.accepted(later + 0.1, send(governed, later))
+    assert governed.state is State.CRUISING
+    governed.unanswered(later + 30.0, hanging)
+    assert governed.state is State.CRUISING
+
+
+def test_one_that_hangs_since_before_the_refusal_is_no_reason_not_to_ask() -> None:
+    """Else the block would last as long as that one hangs, and be taken for the gateway's."""
+    governed = governor()
+    now = accept(governed, 200, 0.0)
+    rate = governed.rate
+    hanging = send(governed, waited(governed, now))
+    now = refuse(governed, now)
+    asked = waited(governed, now)
+    assert asked - now < 1.0
+    governed.accepted(asked + 0.1, send(governed, asked))
+    assert governed.state is State.CRUISING
+    assert governed.rate > rate / 10
+    governed.unanswered(asked + 60.0, hanging)
+
+
+def test_an_idle_time_after_somebody_waited_for_a_probe_and_left_is_no_block() -> None:
+    """The one that waited behind the probe was cancelled, so nobody asks for an hour."""
+    paces = []
+    for somebody_waits in (False, True):
+        governed = governor()
+        now = waited(governed, refuse(governed, accept(governed, 200, 0.0)))
+        probe = send(governed, now)
+        if somebody_waits:
+            assert governed.wait_s(now + 0.05, 1) != 0.0
+        governed.unanswered(now + 0.1, probe)
+        now = waited(governed, now + 3600.0)
+        governed.accepted(now + 0.1, send(governed, now))
+        paces.append(governed.rate)
+    assert paces[1] > paces[0] / 2
 
 
 def test_one_accepted_after_a_long_outage_does_not_make_the_pace_slow_for_minutes() -> None:

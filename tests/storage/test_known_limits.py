@@ -86,3 +86,14 @@ def test_a_disk_that_refuses_costs_nothing_but_the_knowledge(cache: Path) -> Non
     KnownLimits(URL, KEY).save(FOUND)
     assert KnownLimits(URL, KEY).load() is None
     assert cache.read_text() == "a file where the directory should be"
+
+
+def test_where_nobody_knows_a_home_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs as a user it does not know."""
+
+    def homeless(_path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    KnownLimits(URL, KEY).save(FOUND)
+    assert KnownLimits(URL, KEY).load() is None
