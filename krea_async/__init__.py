@@ -20,6 +20,7 @@ from krea_async.errors import (
     InvalidRequestError,
     JournalError,
     KreaError,
+    QueueFullError,
     RateLimitedError,
     ServiceError,
     SessionClosedError,
@@ -27,7 +28,7 @@ from krea_async.errors import (
     TaskNotFoundError,
     TaskTimeoutError,
 )
-from krea_async.events import Event, LimitFound, SubmissionRefused
+from krea_async.events import Event, LimitFound, Orphan, SubmissionRefused
 from krea_async.gateway.transport import TimeoutPolicy
 from krea_async.models import Balance, ImageRequest, Task, TaskError
 from krea_async.pipeline import Job
@@ -56,6 +57,7 @@ __all__ = [
     "Event",
     "LimitFound",
     "SubmissionRefused",
+    "Orphan",
     "PromptList",
     "RowProblem",
     "RetryPolicy",
@@ -74,6 +76,7 @@ __all__ = [
     "InsufficientCreditsError",
     "BudgetExceededError",
     "RateLimitedError",
+    "QueueFullError",
     "ServiceError",
     "TaskFailedError",
     "ContentPolicyError",

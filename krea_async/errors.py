@@ -158,8 +158,17 @@ class ContentPolicyError(TaskFailedError):
     """The prompt violates the content policy. The same prompt will fail again."""
 
 
+class QueueFullError(KreaError):
+    """So many requests wait for their turn already that this one was not taken. Nothing was sent: try again later."""
+
+    retryable = True
+
+
 class TaskTimeoutError(KreaError):
-    """The task did not finish within `task_timeout_s`. It was not submitted again: follow it with `session.attach`."""
+    """The task did not finish in time. It was not submitted again: follow it with `session.attach`.
+
+    In time: within the session's `task_timeout_s`, or the call's `timeout_s`.
+    """
 
     charged: Charged = "unknown"
 

@@ -1,11 +1,13 @@
 """What a session tells its owner while it works: frozen values, handed to `on_event` at once, in the event loop."""
 
 import logging
+import time
 from collections.abc import Callable
 
 from attrs import frozen
 
 from krea_async.control.governor import Limit
+from krea_async.models import ImageRequest
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,19 @@ class SubmissionRefused(Event):
 
     retry_after_s: float | None
     in_flight: int
+
+
+@frozen(kw_only=True)
+class Orphan(Event):
+    """A picture that is paid for, or will be, and that nobody waits for any more; `session.attach` follows it up."""
+
+    task_id: str
+    request: ImageRequest
+
+    @classmethod
+    def now(cls, *, task_id: str, request: ImageRequest) -> "Orphan":
+        """One that was given up at this moment."""
+        return cls(at_s=time.time(), task_id=task_id, request=request)
 
 
 class Events:

@@ -27,8 +27,9 @@ from krea_async.scheduler import Followed, Outcome
 from krea_async.storage.download import Downloads
 from krea_async.storage.names import file_stem
 from krea_async.storage.part import SavedPicture, Target
-from krea_async.submission import Stop, Submitter
+from krea_async.submission import Submitter
 from krea_async.tasks import Signal
+from krea_async.waiting import Priority, Stop
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Pipeline:
         *,
         key: str | None = None,
         stop: Stop | None = None,
+        priority: Priority = "batch",
         maybe_paid: bool = False,
         before: Callable[[], Awaitable[None]] | None = None,
         accepted: Callable[[Task, bool], Awaitable[None]] | None = None,
@@ -74,7 +76,13 @@ class Pipeline:
                 await before()
 
         task = await self.submitter.submit(
-            request, key=key or next(self.keys), stop=stop, maybe_paid=maybe_paid, before=leaving, accepted=accepted
+            request,
+            key=key or next(self.keys),
+            stop=stop,
+            priority=priority,
+            maybe_paid=maybe_paid,
+            before=leaving,
+            accepted=accepted,
         )
         timings = Timings(queued_s=left - queued, waiting_s=_now() - left)
         return Job(self, task.id, request=request, task=task, timings=timings, holds_place=True, awaited=awaited)

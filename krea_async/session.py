@@ -1,8 +1,9 @@
 """`KreaSession`: what users hold. Owns the sockets and the one task group, and composes the rest."""
 
+import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -17,13 +18,14 @@ from krea_async.control.backoff import RetryPolicy
 from krea_async.control.governor import Governor, Limit, PacingPolicy
 from krea_async.control.polling import PollPolicy
 from krea_async.errors import InvalidRequestError, SessionClosedError
-from krea_async.events import Event, Events
+from krea_async.events import Event, Events, Orphan
 from krea_async.gateway.client import Gateway
 from krea_async.gateway.images import ImageHost, open_image_host
 from krea_async.gateway.retrying import retrying
 from krea_async.gateway.transport import TimeoutPolicy, open_transport
 from krea_async.lifetime import Lifetime
 from krea_async.models import Balance, ImageRequest, Quality, Size
+from krea_async.orders import IfCancelled, Orders
 from krea_async.pipeline import Job, Pipeline, target_of
 from krea_async.poller import MAX_READS_AT_ONCE, Poller
 from krea_async.results import GeneratedImage
@@ -34,8 +36,9 @@ from krea_async.storage.disk import in_thread, make_directory
 from krea_async.storage.download import DownloadPolicy, Downloads
 from krea_async.storage.known_limits import KnownLimits
 from krea_async.storage.names import file_stem
-from krea_async.submission import MAX_POSTS_AT_ONCE, NotSubmittedError, Submitter
+from krea_async.submission import MAX_POSTS_AT_ONCE, Submitter
 from krea_async.tasks import task_group
+from krea_async.waiting import NotSubmittedError, Priority
 
 
 class KreaSession(anyio.AsyncContextManagerMixin):
@@ -47,8 +50,10 @@ class KreaSession(anyio.AsyncContextManagerMixin):
     api_key, base_url: by default from EVOLINK_API_KEY and EVOLINK_BASE_URL. concurrency: tasks that may be unfinished
     on the gateway at the same time. rate: submissions per second. Both are caps on top of what the session finds out by
     itself; None: the session finds out, and lets 1,000 be unfinished at the most. downloads: pictures fetched at the
-    same time. task_timeout_s: how long a task is followed. on_event: called with every `Event`, in the event loop. The
-    policies hold the finer knobs. seed: of the jitter, for tests.
+    same time. task_timeout_s: how long a task is followed. max_waiting: calls of `generate` and `submit` that may wait
+    for their turn; more get a QueueFullError. on_event: called with every `Event`, on_orphan with every picture that is
+    paid for and that its caller no longer waits for; both in the event loop. The policies hold the finer knobs.
+    seed: of the jitter, for tests.
 
     Leaving the block normally waits for what is running; an exception cancels it. Raises AuthenticationError without a
     key and InvalidRequestError for a setting that cannot be; both before anything is sent.
@@ -68,7 +73,9 @@ class KreaSession(anyio.AsyncContextManagerMixin):
         polling: PollPolicy | str | None = None,
         timeouts: TimeoutPolicy | None = None,
         downloading: DownloadPolicy | None = None,
+        max_waiting: int | None = None,
         on_event: Callable[[Event], object] | None = None,
+        on_orphan: Callable[[Orphan], object] | None = None,
         seed: int | None = None,
     ) -> None:
         self._settings = Settings(
@@ -83,9 +90,13 @@ class KreaSession(anyio.AsyncContextManagerMixin):
             polling=PollPolicy.of(polling),
             timeouts=timeouts or TimeoutPolicy(),
             downloading=downloading or DownloadPolicy(),
+            max_waiting=max_waiting,
         )
         self._rng = Random(seed)
         self._events = Events(on_event)
+        self._on_orphan = on_orphan
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._orders: Orders
         self._pipeline: Pipeline | None = None
 
     def __repr__(self) -> str:
@@ -107,6 +118,8 @@ class KreaSession(anyio.AsyncContextManagerMixin):
             memory = KnownLimits(settings.base_url, settings.api_key) if settings.pacing.remember else None
             known = None if memory is None else await in_thread(memory.load)
             self._pipeline = pipeline = self._composed(Gateway(transport), images, known)
+            self._loop = asyncio.get_running_loop()
+            self._orders = Orders(pipeline, tasks, settings.max_waiting, self._on_orphan)
             polling = anyio.CancelScope(shield=True)  # a cancelled batch still waits for what is paid for
             tasks.start_soon(_poll, pipeline, polling)
             pipeline.lifetime.begin()
@@ -130,11 +143,19 @@ class KreaSession(anyio.AsyncContextManagerMixin):
         seed: int | None = None,
         nsfw_check: bool = False,
         callback_url: str | None = None,
+        priority: Priority = "interactive",
+        timeout_s: float | None = None,
+        if_cancelled: IfCancelled = "leave",
     ) -> GeneratedImage:
         """Make one picture and save it. `to`: see `Job.save`; the rest: see `ImageRequest`, which may come instead.
 
-        Raises the member of the KreaError tree that says what to do next; InvalidRequestError also when an ImageRequest
-        comes together with options of its own.
+        priority: "interactive" leaves before the rows of batches, up to four times in a row; "batch" with them.
+        timeout_s: for all of it; then TaskTimeoutError. if_cancelled: what becomes of a picture that is paid for when
+        this call is cancelled, or out of time: "leave" it to `on_orphan` and `attach`, or "finish" and save it.
+        Cancelled before the request has left, nothing is paid.
+
+        Raises QueueFullError when `max_waiting` calls wait already, else the member of the KreaError tree that says
+        what to do next; InvalidRequestError also when an ImageRequest comes together with options of its own.
         """
         options: dict[str, Any] = {
             "size": size,
@@ -151,18 +172,20 @@ class KreaSession(anyio.AsyncContextManagerMixin):
         with pipeline.lifetime.operation():
             target = target_of(to, file_stem(None, prompt))
             await make_directory(target.directory)
-            job = await _submitted(pipeline, prompt, awaited=True)
-            with job.given_up_if_cancelled():
-                return await job.save_as(target)
+            with _told_why():
+                return await self._orders.saved(
+                    prompt, target, priority=priority, timeout_s=timeout_s, if_cancelled=if_cancelled
+                )
 
-    async def submit(self, request: str | ImageRequest) -> Job:
+    async def submit(self, request: str | ImageRequest, *, priority: Priority = "interactive") -> Job:
         """Have the gateway accept a request; it costs `request.credits`. The job is followed until the session ends.
 
-        Raises the member of the KreaError tree that says what to do next; `charged` says whether credits were spent.
+        priority: see `generate`. Raises QueueFullError when `max_waiting` calls wait already, else the member of the
+        KreaError tree that says what to do next; `charged` says whether credits were spent.
         """
         pipeline = self._open()
-        with pipeline.lifetime.operation():
-            return await _submitted(pipeline, ImageRequest.of(request), awaited=False)
+        with pipeline.lifetime.operation(), _told_why():
+            return await self._orders.submitted(ImageRequest.of(request), priority=priority)
 
     def attach(self, task_id: str) -> Job:
         """Follow a task that was submitted elsewhere, or before a restart. Costs nothing."""
@@ -273,6 +296,11 @@ class KreaSession(anyio.AsyncContextManagerMixin):
     def _open(self) -> Pipeline:
         if self._pipeline is None:
             raise SessionClosedError("the session is not open; use it inside `async with KreaSession() as session:`")
+        if asyncio.get_running_loop() is not self._loop:
+            raise SessionClosedError(
+                "this session belongs to another event loop: use one session for each loop, or hand the call over with "
+                "asyncio.run_coroutine_threadsafe"
+            )
         self._pipeline.lifetime.check()
         return self._pipeline
 
@@ -288,9 +316,11 @@ async def _poll(pipeline: Pipeline, scope: anyio.CancelScope) -> None:
         await pipeline.poller.run()
 
 
-async def _submitted(pipeline: Pipeline, request: ImageRequest, *, awaited: bool) -> Job:
+@contextmanager
+def _told_why() -> Iterator[None]:
+    """What stopped all submissions, in the words of one that was not made for it."""
     try:
-        return await pipeline.submit(request, awaited=awaited)
+        yield
     except NotSubmittedError as stopped:
         stopped.reason.message = f"not submitted, because the session takes no new requests: {stopped.reason.message}"
         raise stopped.reason from None

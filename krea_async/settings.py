@@ -87,3 +87,4 @@ class Settings:
     polling: PollPolicy
     timeouts: TimeoutPolicy
     downloading: DownloadPolicy
+    max_waiting: int | None = field(default=None, validator=validators.optional(_check_whole))

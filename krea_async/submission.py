@@ -6,17 +6,13 @@ been made. When somebody may leave is the governor's decision; here it is carrie
 """
 
 import asyncio
-import heapq
 import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
-from copy import copy
 from itertools import count
 from random import Random
 from typing import Any, Final
-
-from attrs import define, field
 
 from krea_async.control.backoff import RetryPolicy
 from krea_async.control.governor import Governor, Limit, Sent
@@ -30,6 +26,7 @@ from krea_async.errors import (
 from krea_async.events import Events, LimitFound, SubmissionRefused
 from krea_async.gateway.client import Gateway
 from krea_async.models import ImageRequest, Task
+from krea_async.waiting import NotSubmittedError, Priority, Row, Stop, WaitingRows
 
 log = logging.getLogger(__name__)
 
@@ -38,44 +35,6 @@ MAX_POSTS_AT_ONCE: Final = 64
 
 NEWS: Final = 0.05
 """A limit that changes by less than this part of it is not told again."""
-
-
-@define(eq=False)
-class Stop:
-    """A one-way switch: why nothing new leaves any more. The session has one, and each batch has its own."""
-
-    reason: KreaError | None = None
-
-
-@define(order=True)
-class _Row:
-    """A request on its way to a task. In the queue, those that hold a place come first, then the older ones.
-
-    turn: done when it may leave. backed_off: done when it has waited for its next try. holds_place: it counts among the
-    unfinished, while it is sent and as long as its task may exist; keeps_place: while it waits. maybe_paid: an answer
-    was lost, so its task may exist. before: what is to be done before it leaves for the first time.
-    """
-
-    rank: tuple[bool, int] = field(init=False)
-    number: int = field(eq=False)
-    stop: Stop = field(eq=False)
-    turn: "asyncio.Future[Sent]" = field(eq=False, init=False)
-    backed_off: "asyncio.Future[None]" = field(eq=False, init=False)
-    holds_place: bool = field(default=False, eq=False)
-    keeps_place: bool = field(default=False, eq=False)
-    maybe_paid: bool = field(default=False, eq=False)
-    before: Callable[[], Awaitable[None]] | None = field(default=None, eq=False)
-    failures: int = field(default=0, eq=False)
-
-
-class NotSubmittedError(Exception):
-    """A request was not sent, because submissions were stopped for `reason`. Nothing was charged."""
-
-    def __init__(self, reason: KreaError) -> None:
-        super().__init__(str(reason))
-        self.reason = copy(reason)
-        self.reason.charged = "no"  # whatever the request cost that met the reason
-        self.reason.task_id = None
 
 
 class Submitter:
@@ -104,8 +63,8 @@ class Submitter:
         self._rng = rng
         self._max_unfinished = max_unfinished
         self._numbers = count()
-        self._queue: list[_Row] = []
-        self._backing_off: dict[int, _Row] = {}
+        self._queue = WaitingRows()
+        self._backing_off: dict[int, Row] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._posting = 0
         self._session_stop = Stop()
@@ -117,7 +76,7 @@ class Submitter:
     @property
     def waiting(self) -> int:
         """Requests that wait for their turn, or for their next try."""
-        return sum(not row.turn.done() for row in self._queue) + len(self._backing_off)
+        return len(self._queue) + len(self._backing_off)
 
     async def submit(
         self,
@@ -125,19 +84,22 @@ class Submitter:
         *,
         key: str,
         stop: Stop | None = None,
+        priority: Priority = "batch",
         maybe_paid: bool = False,
         before: Callable[[], Awaitable[None]] | None = None,
         accepted: Callable[[Task, bool], Awaitable[None]] | None = None,
     ) -> Task:
         """Have a task made of `request`. Call `finished` once when it is not unfinished any more.
 
-        maybe_paid: it was sent under this key before, and the answer was lost. before: awaited when it may leave for
-        the first time. accepted: awaited with the task, and whether an answer was lost on the way, before anything else
-        happens to it. What they raise ends the submission.
+        priority: see `WaitingRows`. maybe_paid: it was sent under this key before, and the answer was lost. before:
+        awaited when it may leave for the first time. accepted: awaited with the task, and whether an answer was lost on
+        the way, before anything else happens to it. What they raise ends the submission.
         Raises NotSubmittedError if submissions were stopped before the request left; else a member of the KreaError
         tree whose `charged` says whether the task may exist all the same.
         """
-        row = _Row(next(self._numbers), stop or self._session_stop, maybe_paid=maybe_paid, before=before)
+        row = Row(
+            next(self._numbers), stop or self._session_stop, priority=priority, maybe_paid=maybe_paid, before=before
+        )
         try:
             while True:
                 try:
@@ -159,7 +121,7 @@ class Submitter:
         finally:
             self._let_go()
 
-    async def _try(self, row: _Row, request: ImageRequest, key: str) -> Task | float:
+    async def _try(self, row: Row, request: ImageRequest, key: str) -> Task | float:
         """One try, in its turn. After a 429: the seconds that this row is to wait for itself before the next one."""
         sent = await self._turn(row)
         try:
@@ -195,7 +157,7 @@ class Submitter:
             self._events.tell(LimitFound(at_s=time.time(), limit=limit))
             self._limit_found(limit)
 
-    def _backoff_s(self, row: _Row, error: KreaError) -> float:
+    def _backoff_s(self, row: Row, error: KreaError) -> float:
         """How long the row waits before it tries again after a failure. Raises `error` if it does not."""
         row.failures += 1
         row.maybe_paid = row.maybe_paid or error.charged == "unknown"
@@ -208,7 +170,7 @@ class Submitter:
         log.info("submission failed: %s; try %d under the same key in %.1f s", error, row.failures + 1, wait_s)
         return wait_s
 
-    async def _back_off(self, row: _Row, wait_s: float) -> None:
+    async def _back_off(self, row: Row, wait_s: float) -> None:
         """Wait for `wait_s`. A place is kept meanwhile only for a task that may exist. Raises NotSubmittedError."""
         if not row.maybe_paid:
             self._give_place_back(row)
@@ -228,7 +190,7 @@ class Submitter:
             timer.cancel()
             del self._backing_off[row.number]
 
-    def _give_place_back(self, row: _Row) -> None:
+    def _give_place_back(self, row: Row) -> None:
         self.in_flight -= row.holds_place
         row.holds_place = False
 
@@ -248,7 +210,7 @@ class Submitter:
         """
         stop = stop or self._session_stop
         stop.reason = stop.reason or reason
-        waiting: list[tuple[_Row, asyncio.Future[Any]]] = [(row, row.turn) for row in self._queue]
+        waiting: list[tuple[Row, asyncio.Future[Any]]] = [(row, row.turn) for row in self._queue]
         waiting += [(row, row.backed_off) for row in self._backing_off.values()]
         for row, future in waiting:
             concerned = stop in {self._session_stop, row.stop}
@@ -260,17 +222,16 @@ class Submitter:
         """Why nothing new leaves any more, under `stop` or at all."""
         return self._session_stop.reason or (stop.reason if stop is not None else None)
 
-    def _refuse_if_stopped(self, row: _Row) -> None:
+    def _refuse_if_stopped(self, row: Row) -> None:
         reason = self.stopped_by(row.stop)
         if reason is not None and not row.maybe_paid:
             raise NotSubmittedError(reason)
 
-    async def _turn(self, row: _Row) -> Sent:
+    async def _turn(self, row: Row) -> Sent:
         """Wait until this row may leave. From then on it is being posted, and counts among what is in flight."""
         self._refuse_if_stopped(row)
-        row.rank = (not row.holds_place, row.number)
         row.turn = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._queue, row)
+        self._queue.push(row)
         self._keep_place(row)
         self._let_go()
         try:
@@ -288,11 +249,7 @@ class Submitter:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._queue:
-            row = self._queue[0]
-            if row.turn.done():
-                heapq.heappop(self._queue)
-                continue
+        while (row := self._queue.head()) is not None:
             if self._posting >= MAX_POSTS_AT_ONCE:
                 return
             if not row.holds_place and self.in_flight >= self._max_unfinished:
@@ -305,19 +262,19 @@ class Submitter:
             if wait_s > 0:
                 self._timer = asyncio.get_running_loop().call_later(wait_s, self._let_go)
                 return
-            heapq.heappop(self._queue)
+            self._queue.pop(row)
             self._leave_place(row)
             self._posting += 1
             self.in_flight += not row.holds_place
             row.holds_place = True
             row.turn.set_result(self.governor.sent(now, others_in_flight))
 
-    def _keep_place(self, row: _Row) -> None:
+    def _keep_place(self, row: Row) -> None:
         """Note that the row waits, and keeps a place meanwhile: if such rows held up each other, nobody would ask."""
         row.keeps_place = row.holds_place
         self._places_kept += row.keeps_place
 
-    def _leave_place(self, row: _Row) -> None:
+    def _leave_place(self, row: Row) -> None:
         self._places_kept -= row.keeps_place
         row.keeps_place = False
 

@@ -26,7 +26,8 @@ from krea_async.gateway.client import Gateway, idempotency_keys
 from krea_async.gateway.transport import TimeoutPolicy, open_transport
 from krea_async.models import ImageRequest, Task
 from krea_async.sandbox import Durations, Faults, Limits, Sandbox
-from krea_async.submission import MAX_POSTS_AT_ONCE, NotSubmittedError, Stop, Submitter
+from krea_async.submission import MAX_POSTS_AT_ONCE, Submitter
+from krea_async.waiting import NotSubmittedError, Stop
 
 pytestmark = pytest.mark.anyio
 

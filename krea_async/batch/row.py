@@ -20,7 +20,7 @@ from krea_async.pipeline import Job, Pipeline, price_of_another
 from krea_async.results import GeneratedImage, ImageStatus, Timings
 from krea_async.storage.names import file_stem
 from krea_async.storage.part import Target
-from krea_async.submission import NotSubmittedError, Stop
+from krea_async.waiting import NotSubmittedError, Stop
 
 log = logging.getLogger(__name__)
 

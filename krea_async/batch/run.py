@@ -27,8 +27,9 @@ from krea_async.control.governor import Limit
 from krea_async.errors import DISK_ERROR, DownloadError, JournalError, KreaError
 from krea_async.pipeline import Pipeline
 from krea_async.results import BatchReport, GeneratedImage, Tally
-from krea_async.submission import MAX_POSTS_AT_ONCE, Stop
+from krea_async.submission import MAX_POSTS_AT_ONCE
 from krea_async.tasks import light_task_group, task_group
+from krea_async.waiting import Stop
 
 log = logging.getLogger(__name__)
 
