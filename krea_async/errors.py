@@ -7,6 +7,7 @@
     ├── InsufficientCreditsError  top the account up
     ├── BudgetExceededError       raise the cap that you set yourself
     ├── RateLimitedError          wait; the prompt itself is fine
+    ├── QueueFullError            shed load: too many of your own requests wait already
     ├── ServiceError              try again later: the network, the gateway, or a reply that cannot be read
     ├── TaskFailedError           the gateway made no picture of this prompt
     │   └── ContentPolicyError    rewrite the prompt

@@ -1,6 +1,8 @@
 """What every test shares: asyncio, a patient hypothesis, and fast policies for sessions against the sandbox."""
 
+import sys
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +10,8 @@ from hypothesis import HealthCheck, settings
 
 from krea_async import DownloadPolicy, KreaSession, PacingPolicy, PollPolicy, RetryPolicy, TimeoutPolicy
 from krea_async.sandbox import Durations, Sandbox
+
+sys.path.append(str(Path(__file__).parents[1]))  # for `benchmarks`, which is not installed; what is installed comes first
 
 settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("calm")

@@ -44,7 +44,7 @@ def drawn_tree() -> dict[str, str]:
 
 def test_the_tree_is_the_one_that_is_drawn() -> None:
     assert drawn_tree() == {cls.__name__: cls.__base__.__name__ for cls in CLASSES if cls.__base__}
-    assert len(CLASSES) == 17
+    assert len(CLASSES) == 18
 
 
 @every_class
@@ -100,7 +100,7 @@ def test_str_is_the_message_and_the_facts_that_there_are() -> None:
 
 def test_what_may_be_tried_again_and_what_was_paid() -> None:
     retryable = {cls.__name__ for cls in CLASSES if cls("x").retryable}
-    assert retryable == {"RateLimitedError", "ServiceError", "InvalidImageError"}
+    assert retryable == {"RateLimitedError", "QueueFullError", "ServiceError", "InvalidImageError"}
     charged = {cls.__name__: cls("x").charged for cls in CLASSES if cls("x").charged != "no"}
     assert charged == {
         "TaskTimeoutError": "unknown",
