@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from krea_async import DownloadPolicy, KreaSession, PacingPolicy, PollPolicy, RetryPolicy, TimeoutPolicy
 from krea_async.sandbox import Durations, Sandbox
 
-sys.path.append(str(Path(__file__).parents[1]))  # for `benchmarks`, which is not installed; what is installed comes first
+sys.path.append(str(Path(__file__).parents[1]))  # for `benchmarks`; what is installed comes first
 
 settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("calm")
