@@ -4,11 +4,16 @@ import asyncio
 import importlib
 import json
 import resource
+import socket
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any, Final
+
+from aiohttp import web
 
 from benchmarks import floor
 from krea_async import KreaSession
@@ -21,6 +26,8 @@ RIVALS: Final = {
     "aiohttp script": "aiohttp_script",
     "botocore pacing": "botocore_pacing",
 }
+CALLED_BACK: Final = {"callbacks": 0.0, "30 % of them lost": 0.3, "all of them lost": 1.0}
+"""Ours with a receiver of callbacks, and the share that never arrives."""
 
 
 async def through_render(url: str, key: str, prompts: Mapping[Path, str], concurrency: int | None) -> None:
@@ -28,6 +35,29 @@ async def through_render(url: str, key: str, prompts: Mapping[Path, str], concur
     directory = next(iter(prompts)).parent
     async with KreaSession(key, base_url=url, concurrency=concurrency) as session:
         report = await session.render(prompts.values(), directory)
+    if not report.ok:
+        print(report, file=sys.stderr)
+
+
+async def called_back(
+    lost_share: float, url: str, key: str, prompts: Mapping[Path, str], concurrency: int | None
+) -> None:
+    """The same with a receiver in the same process, that passes over some of what it receives."""
+    directory, rng = next(iter(prompts)).parent, Random(1)
+    async with KreaSession(key, base_url=url, concurrency=concurrency) as session:
+
+        def notify(task_id: str) -> None:
+            if rng.random() >= lost_share:
+                session.notify(task_id)
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            webhooks = session.webhooks(f"http://127.0.0.1:{port}", notify=notify)
+            runner = web.AppRunner(webhooks.app(), access_log=None)
+            await runner.setup()
+            await web.SockSite(runner, listener).start()
+            report = await session.render(prompts.values(), directory)
+            await runner.cleanup()
     if not report.ok:
         print(report, file=sys.stderr)
 
@@ -41,6 +71,8 @@ def render_of(name: str) -> Any:  # noqa: ANN401 - a function, or a coroutine fu
     """How this client renders. Only its own libraries are imported, so that the others' do not count as its memory."""
     if name in RIVALS:
         return importlib.import_module(f"benchmarks.rivals.{RIVALS[name]}").render
+    if name in CALLED_BACK:
+        return partial(called_back, CALLED_BACK[name])
     return {OURS: through_render, FLOOR: at_the_floor}[name]
 
 
@@ -52,7 +84,7 @@ def main() -> None:
     name, url, key, pictures, directory, concurrency = sys.argv[1:]
     paths = (Path(directory, f"{number:05d}.png") for number in range(int(pictures)))
     prompts = {path: prompt_of(number) for number, path in enumerate(paths)}
-    if name != OURS:
+    if name not in {OURS, *CALLED_BACK}:
         prompts = {path: prompt for path, prompt in prompts.items() if not path.exists()}
     render = render_of(name)
     imported_mb = peak_mb()

@@ -30,8 +30,8 @@ from krea_async.errors import (
 )
 from krea_async.events import Event, LimitFound, Orphan, SubmissionRefused
 from krea_async.gateway.transport import TimeoutPolicy
+from krea_async.job import Job
 from krea_async.models import Balance, ImageRequest, Task, TaskError
-from krea_async.pipeline import Job
 from krea_async.prompts import PromptList, RowProblem
 from krea_async.results import BatchReport, GeneratedImage, Timings, UnknownOutcome
 from krea_async.session import KreaSession

@@ -15,8 +15,9 @@ from anyio.abc import TaskGroup
 
 from krea_async.errors import KreaError, QueueFullError, TaskTimeoutError
 from krea_async.events import Orphan
+from krea_async.job import Job, submitted
 from krea_async.models import ImageRequest
-from krea_async.pipeline import Job, Pipeline
+from krea_async.pipeline import Pipeline
 from krea_async.results import GeneratedImage
 from krea_async.storage.part import Target
 from krea_async.waiting import NotSubmittedError, Priority
@@ -69,8 +70,8 @@ class Order:
         """Runs in the session's task group, so that a caller who goes away does not take the answer with it."""
         try:
             with self._pipeline.lifetime.operation(), self._placing:
-                job = await self._pipeline.submit(
-                    self._request, priority=priority, awaited=awaited, before=self._leaves
+                job = await submitted(
+                    self._pipeline, self._request, priority=priority, awaited=awaited, before=self._leaves
                 )
                 self.task_id = job.task_id
                 self._end(job)

@@ -1,39 +1,22 @@
-"""One prompt's way through the house: submitted, followed, fetched, saved. `Job` is a task on that way."""
+"""What a prompt needs on its way through the house: the parts of a session, and how they come to an end together."""
 
-import asyncio
-import logging
-import os
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from random import Random
-from typing import Final
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
-from krea_async.control.backlog import LINK_LIFETIME_S
 from krea_async.control.backoff import RetryPolicy
-from krea_async.errors import ImageExpiredError, KreaError, ServiceError, SessionClosedError, TaskNotFoundError
+from krea_async.errors import ImageExpiredError, ServiceError, SessionClosedError, TaskNotFoundError
+from krea_async.events import Events
 from krea_async.gateway.client import Gateway, idempotency_keys
 from krea_async.gateway.images import ImageHost
-from krea_async.gateway.refusals import failure_of
 from krea_async.gateway.retrying import retrying
 from krea_async.lifetime import Lifetime
-from krea_async.models import ImageRequest, Task
+from krea_async.models import Task
 from krea_async.poller import Poller
-from krea_async.results import NO_TIME, GeneratedImage, Timings
-from krea_async.scheduler import Followed, Outcome
 from krea_async.storage.download import Downloads
-from krea_async.storage.names import file_stem
-from krea_async.storage.part import SavedPicture, Target
 from krea_async.submission import Submitter
-from krea_async.tasks import Signal
-from krea_async.waiting import Priority, Stop
-
-log = logging.getLogger(__name__)
-
-PICTURE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 
 
 @frozen(kw_only=True)
@@ -45,52 +28,12 @@ class Pipeline:
     submitter: Submitter
     poller: Poller
     downloads: Downloads
+    events: Events
     lifetime: Lifetime
     retries: RetryPolicy
     task_timeout_s: float
     rng: Random
     keys: Iterator[str] = field(factory=idempotency_keys)
-
-    async def submit(
-        self,
-        request: ImageRequest,
-        *,
-        key: str | None = None,
-        stop: Stop | None = None,
-        priority: Priority = "batch",
-        maybe_paid: bool = False,
-        before: Callable[[], Awaitable[None]] | None = None,
-        accepted: Callable[[Task, bool], Awaitable[None]] | None = None,
-        awaited: bool = False,
-    ) -> "Job":
-        """Have the gateway accept `request`, under a new key if none is given. The rest: see `Submitter.submit`.
-
-        awaited: somebody waits for just this picture, so its task is read more eagerly.
-        """
-        queued = left = _now()
-
-        async def leaving() -> None:
-            nonlocal left
-            left = _now()
-            if before is not None:
-                await before()
-
-        task = await self.submitter.submit(
-            request,
-            key=key or next(self.keys),
-            stop=stop,
-            priority=priority,
-            maybe_paid=maybe_paid,
-            before=leaving,
-            accepted=accepted,
-        )
-        timings = Timings(queued_s=left - queued, waiting_s=_now() - left)
-        return Job(self, task.id, request=request, task=task, timings=timings, holds_place=True, awaited=awaited)
-
-    def resume(self, task_id: str, request: ImageRequest, task: Task | None) -> "Job":
-        """Follow a task of an earlier run, which counts among the unfinished. `task`: what was read of it just now."""
-        self.submitter.adopt()
-        return Job(self, task_id, request=request, task=task, holds_place=True, taken_up=True)
 
     def calls(self) -> dict[str, int]:
         """Requests sent so far, by route, and how many submissions were answered 429."""
@@ -105,7 +48,7 @@ class Pipeline:
     async def end(self) -> None:
         """End at once what still runs; whoever waits for it is told."""
         self.submitter.stop(SessionClosedError("the session is closed"))
-        self.poller.end(_left_behind)
+        self.poller.end(left_behind)
         await self.lifetime.end()
 
     async def fresh_link(self, task_id: str, number: int) -> str:
@@ -125,213 +68,10 @@ class Pipeline:
         return task
 
 
-class Job:
-    """A task that is being followed. Made by `KreaSession.submit` and `KreaSession.attach`.
-
-    `request` is None for a task that was submitted elsewhere.
-    """
-
-    __slots__ = (
-        "_ended",
-        "_ended_s",
-        "_followed",
-        "_holds_place",
-        "_outcome",
-        "_pipeline",
-        "_reserved_credits",
-        "_timings",
-        "request",
-    )
-
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        task_id: str,
-        *,
-        request: ImageRequest | None = None,
-        task: Task | None = None,
-        timings: Timings = NO_TIME,
-        holds_place: bool = False,
-        awaited: bool = False,
-        taken_up: bool = False,
-    ) -> None:
-        now = _now()
-        self._pipeline = pipeline
-        self._timings = timings
-        self._holds_place = holds_place
-        self._ended_s = now
-        self._reserved_credits = None if task is None else task.credits_reserved
-        self._ended = Signal()
-        self._outcome: Outcome | None = None
-        self._followed = Followed(
-            task_id=task_id,
-            submitted_s=now,
-            deadline_s=now + pipeline.task_timeout_s,
-            task=task,
-            on_outcome=self._end,
-            awaited=awaited,
-            taken_up=taken_up,
-        )
-        self.request = request
-        pipeline.poller.follow(self._followed)
-
-    def __repr__(self) -> str:
-        return f"<Job {self.task_id} {self.status} {self.progress}%>"
-
-    @property
-    def task_id(self) -> str:
-        """The gateway's id of the task: keep it to follow the task after a restart."""
-        return self._followed.task_id
-
-    @property
-    def status(self) -> str:
-        """The task's status at its last read; "pending" before the first."""
-        return "pending" if self._followed.task is None else self._followed.task.status
-
-    @property
-    def progress(self) -> int:
-        """Percent done at the task's last read."""
-        return 0 if self._followed.task is None else self._followed.task.progress
-
-    @property
-    def price_credits(self) -> float:
-        """What the picture costs: as settled, else as reserved, else by the price list."""
-        task = self._followed.task
-        settled = None if task is None else task.credits_used
-        listed = 0.0 if self.request is None else self.request.credits
-        return next(price for price in (settled, self._reserved_credits, listed) if price is not None)
-
-    async def wait(self) -> Task:
-        """The completed task.
-
-        Raises TaskFailedError (ContentPolicyError), TaskTimeoutError, TaskNotFoundError, ServiceError when replies stay
-        unreadable, SessionClosedError when the session ends before the task does. Cancelling ends the waiting only.
-        """
-        while (outcome := self._outcome) is None:
-            await self._ended.wait()
-        if isinstance(outcome, KreaError):
-            raise outcome
-        if outcome.status != "completed":
-            raise failure_of(outcome)
-        return outcome
-
-    async def save(self, to: "str | os.PathLike[str]") -> GeneratedImage:
-        """Wait for the picture and save it. `to`: a directory (it exists, or ends with a slash), or a file's name.
-
-        The extension follows the picture's content, and a file that exists is not overwritten: the picture gets the
-        next free name. Raises what `wait` raises, and DownloadError (ImageExpiredError, InvalidImageError).
-        """
-        with self._pipeline.lifetime.operation():
-            stem = file_stem(None, self.request) if self.request is not None else self.task_id
-            return await self.save_as(target_of(to, stem))
-
-    async def save_as(self, target: Target, *, index: int | None = None) -> GeneratedImage:
-        """The same for a target that is known; `index` is the row's number in its batch."""
-        task = await self.wait()
-        try:
-            pictures = [await self._fetch(task, link, number, target) for number, link in enumerate(task.results)]
-        except KreaError as error:
-            error.charged = "yes"
-            error.task_id = self.task_id
-            if isinstance(error, ImageExpiredError):
-                error.message += price_of_another(self.request)
-            raise
-        image = self._image(task, pictures, index)
-        if self.request is not None and not image.as_requested:
-            log.warning(
-                "task %s: the picture is %dx%d, not %dx%d as requested; it is kept",
-                self.task_id,
-                image.width,
-                image.height,
-                *self.request.pixels,
-            )
-        return image
-
-    async def _fetch(self, task: Task, link: str, number: int, target: Target) -> SavedPicture:
-        if number:
-            target = evolve(target, stem=f"{target.stem}_{number + 1}", replaces=None)
-        fresh_link = partial(self._pipeline.fresh_link, self.task_id, number)
-        expires_s = None if task.created is None else task.created + LINK_LIFETIME_S  # it may have been done at once
-        return await self._pipeline.downloads.save(link, target, fresh_link=fresh_link, expires_s=expires_s)
-
-    def _image(self, task: Task, pictures: list[SavedPicture], index: int | None) -> GeneratedImage:
-        first = pictures[0]
-        return GeneratedImage(
-            index=index,
-            request=self.request,
-            status="saved",
-            task_id=self.task_id,
-            path=first.path,
-            paths=tuple(picture.path for picture in pictures),
-            url=task.results[0],
-            bytes=first.bytes,
-            sha256=first.sha256,
-            width=first.width,
-            height=first.height,
-            credits=self.price_credits,
-            timings=self.timings,
-        )
-
-    @contextmanager
-    def given_up_if_cancelled(self) -> Iterator[None]:
-        """Follow the task no further when the block is cancelled: nobody waits for it any more."""
-        try:
-            yield
-        except asyncio.CancelledError:
-            self.give_up()
-            raise
-
-    def give_up(self, *, is_noted: bool = False) -> None:
-        """Follow the task no further, unless it has ended.
-
-        is_noted: whether the task's id is in a journal, so that nobody has to be told.
-        """
-        if self._pipeline.poller.forget(self._followed):
-            level = logging.DEBUG if is_noted else logging.WARNING
-            log.log(level, "task %s is paid for and goes on; session.attach follows it up", self.task_id)
-            self._end(_left_behind(self.task_id))
-
-    @property
-    def timings(self) -> Timings:
-        """Where the time went so far."""
-        before, now = self._timings, _now()
-        made_s = now if self._outcome is None else self._ended_s
-        return Timings(before.queued_s, before.waiting_s, made_s - self._followed.submitted_s, now - made_s)
-
-    def _end(self, outcome: Outcome) -> None:
-        self._ended_s = _now()
-        if self._holds_place:
-            self._pipeline.submitter.finished()
-        self._outcome = outcome
-        self._ended.set()
-
-
-def price_of_another(request: ImageRequest | None) -> str:
-    """What to say of a picture that is lost, after the reason."""
-    if request is None:
-        return ""
-    return f"; making it anew costs {request.credits:g} credits (${request.usd:g})"
-
-
-_SEPARATORS: Final = tuple(filter(None, (os.sep, os.altsep)))
-
-
-def target_of(to: "str | os.PathLike[str]", stem: str) -> Target:
-    """Where a picture goes that a caller wants at `to`, under the name `stem` if that is a directory."""
-    path = Path(to)
-    if os.fspath(to).endswith(_SEPARATORS) or path.is_dir():
-        return Target(directory=path, stem=stem)
-    named = path.stem if path.suffix.lower() in PICTURE_SUFFIXES else path.name
-    return Target(directory=path.parent, stem=named)
-
-
-def _left_behind(task_id: str) -> SessionClosedError:
+def left_behind(task_id: str) -> SessionClosedError:
+    """Why a task is followed no more: the session ends, or nobody waits for it."""
     return SessionClosedError(
         f"the task was not followed to its end; take it up with session.attach({task_id!r})",
         task_id=task_id,
         charged="unknown",
     )
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

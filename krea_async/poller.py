@@ -16,7 +16,10 @@ from anyio.abc import TaskGroup
 
 from krea_async.control.governor import Governor, PacingPolicy, Sent
 from krea_async.errors import KreaError, RateLimitedError
+from krea_async.events import Events, Polled
 from krea_async.gateway.client import Gateway, Readings
+from krea_async.models import Task
+from krea_async.results import error_code
 from krea_async.scheduler import Followed, Scheduler
 
 log = logging.getLogger(__name__)
@@ -31,8 +34,11 @@ READ_PACING: Final = PacingPolicy(first_rate=1000.0, window=False)
 class Poller:
     """Reads what the scheduler says is due, until it is cancelled. Nothing that a read raises ends it."""
 
-    def __init__(self, gateway: Gateway, scheduler: Scheduler, rng: Random | None = None) -> None:
+    def __init__(
+        self, gateway: Gateway, scheduler: Scheduler, rng: Random | None = None, events: Events | None = None
+    ) -> None:
         self._gateway = gateway
+        self._events = events or Events()
         self._scheduler = scheduler
         self._governor = Governor(READ_PACING, rng=rng or Random())
         self._reading = 0
@@ -54,6 +60,12 @@ class Poller:
         forgotten = self._scheduler.forget(followed)
         self._tell_drain()
         return forgotten
+
+    def notify(self, task_id: str) -> None:
+        """A callback says that this task has finished: it is read soon. An id that nobody follows costs nothing."""
+        self._scheduler.hint(task_id, self._now())
+        if self._scheduler.next_read_s() < self._wake_s:
+            self._woken.set()
 
     @property
     def busy(self) -> bool:
@@ -102,13 +114,19 @@ class Poller:
         return math.inf if wait_s is None else now + wait_s
 
     async def _read(self, ids: list[str], sent: Sent) -> None:
+        asked_s = self._now()
         try:
-            missing = self._scheduler.read(ids, await self._read_many(ids, sent), self._now())
+            readings = await self._read_many(ids, sent)
+            self._tell(ids, asked_s, readings)
+            missing = self._scheduler.read(ids, readings, self._now())
             if missing:
                 log.info("%d tasks were missing in a reply and are read singly", len(missing))
-                ids = missing
-                self._scheduler.read(ids, await self._gateway.read_singly(ids), self._now())
+                ids, asked_s = missing, self._now()
+                readings = await self._gateway.read_singly(ids)
+                self._tell(ids, asked_s, readings)
+                self._scheduler.read(ids, readings, self._now())
         except KreaError as error:
+            self._tell(ids, asked_s, {}, error)
             self._scheduler.not_read(ids, error, self._now())
         finally:
             self._reading -= 1
@@ -131,6 +149,21 @@ class Poller:
         else:
             self._governor.rejected(self._now(), sent, refused.retry_after_s)
         return readings
+
+    def _tell(self, ids: list[str], asked_s: float, readings: Readings, error: KreaError | None = None) -> None:
+        if not self._events.wanted:
+            return
+        finished = (task.id for task in readings.values() if isinstance(task, Task) and task.finished)
+        refused = any(isinstance(reading, RateLimitedError) for reading in (error, *readings.values()))
+        self._events.tell(
+            Polled(
+                task_ids=tuple(ids),
+                finished=tuple(finished),
+                seconds=self._now() - asked_s,
+                error=None if error is None else error_code(error),
+                refused=refused,
+            )
+        )
 
     def _tell_drain(self) -> None:
         self._read_done.set()

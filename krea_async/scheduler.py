@@ -2,12 +2,12 @@
 
 A plain object, fed with clock readings and replies: it keeps the tasks of a session in an agenda of due times, so a
 read costs the same however many tasks wait. When a task is read next, `control.polling` says, which learns from every
-reply. `poller` is the loop that acts on what this says.
+reply. A callback is a hint to read now, and nothing more. `poller` is the loop that acts on what this says.
 """
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from typing import Final
 
@@ -15,6 +15,7 @@ from attrs import define, field
 
 from krea_async.control.agenda import Agenda
 from krea_async.control.backoff import RetryPolicy
+from krea_async.control.callbacks import CallbackLosses
 from krea_async.control.hazard import Law
 from krea_async.control.polling import PollPolicy, ReadTimes
 from krea_async.errors import KreaError, RateLimitedError, ServiceError, TaskNotFoundError, TaskTimeoutError
@@ -31,6 +32,14 @@ DENIALS_TO_BE_LOST: Final = 2
 UNREADABLE_TO_GIVE_UP: Final = 10
 """Replies about a task in a row that could be read as little as the ones before."""
 
+HINT_WINDOW_S: Final = 0.1
+"""How long the first task that a callback tells of waits for company in its request."""
+
+HINT_EVERY_S: Final = 1.0
+"""A task is read at most once in this time because of callbacks, however many come."""
+
+_ROUNDING_S: Final = 1e-3
+
 _POLL_BACKOFF: Final = RetryPolicy(first_wait_s=1.0, max_wait_s=30.0)
 
 Outcome = Task | KreaError
@@ -42,7 +51,8 @@ class Followed:
     """Somebody who follows a task. `task` is what is known of it; None until its first read, for one of before.
 
     awaited: somebody waits for just this task, so it is read more often. taken_up: nobody knows for how long it has
-    been running, as with any task that was never read, or that an earlier try had made.
+    been running, as with any task that was never read, or that an earlier try had made. called_back: a callback is
+    to be expected, and has not come in vain.
     """
 
     task_id: str
@@ -52,13 +62,23 @@ class Followed:
     task: Task | None = None
     awaited: bool = field(default=False, kw_only=True)
     taken_up: bool = field(default=False, kw_only=True)
+    called_back: bool = field(default=False, kw_only=True)
     denials: int = 0
     unreadable: int = 0
     ended: bool = field(default=False, init=False)
-    queued: bool = field(default=False, init=False)
     law: Law | None = field(default=None, init=False)
     running_s: float | None = field(default=None, init=False)
     """Its age when it was last known to be running."""
+
+    planned_s: float = field(default=0.0, init=False)
+    due_s: float = field(default=math.inf, init=False)
+    lost_share: float = field(default=1.0, init=False)
+    """When its next read was planned, for when, and by which share of lost callbacks."""
+
+    announced_s: float | None = field(default=None, init=False)
+    hinted_s: float = field(default=-math.inf, init=False)
+    hint_waits: bool = field(default=False, init=False)
+    """When a callback came that no read has borne out yet; when one last had it read; whether one is about to."""
 
 
 class Scheduler:
@@ -69,7 +89,9 @@ class Scheduler:
         self._rng = rng
         self._times = ReadTimes(policy, rng)
         self._tasks: dict[str, tuple[Followed, ...]] = {}
+        self._callbacks = CallbackLosses()
         self._due: Agenda[Followed] = Agenda()
+        self._hinted: Agenda[Followed] = Agenda()
         self._hold_until_s = -math.inf
         self._failures = 0
         self._unknown_statuses: set[str] = set()
@@ -98,7 +120,16 @@ class Scheduler:
         else:
             followed.taken_up = followed.taken_up or task.replayed
             followed.running_s = 0.0
-            self._push(followed, now + self._wait_s(followed, now))
+            self._plan(followed, now)
+
+    def hint(self, task_id: str, now: float) -> None:
+        """A callback says that the task has finished; nothing is believed but that a read may be worth its while."""
+        for followed in self._followers(task_id):
+            if followed.announced_s is None:
+                followed.announced_s = now
+            if not followed.hint_waits:
+                followed.hint_waits = True
+                self._hinted.add(followed, max(now, followed.hinted_s + HINT_EVERY_S))
 
     def forget(self, followed: Followed) -> bool:
         """Follow a task no further, and give it no outcome. False if it has one already."""
@@ -116,27 +147,49 @@ class Scheduler:
     def next_read_s(self) -> float:
         """When `take_due` will have something to hand out; infinity if nothing is due ever."""
         waits_for_company_s = 0.0 if len(self._due) <= 1 else self._policy.window_s
-        return max(self._due.full_s(MAX_BATCH_IDS, waits_for_company_s), self._hold_until_s)
+        hinted_s = self._hinted.full_s(MAX_BATCH_IDS, 0.0 if len(self._tasks) <= 1 else HINT_WINDOW_S)
+        return max(min(self._due.full_s(MAX_BATCH_IDS, waits_for_company_s), hinted_s), self._hold_until_s)
 
     def take_due(self, now: float) -> list[str]:
-        """Up to 50 ids to read now, oldest due first; those due a moment later come along, for it costs no request."""
+        """Up to 50 ids to read now: those that callbacks told of, then the oldest due.
+
+        Those due a moment later come along, for it costs no request; but not with callbacks, which come all the time.
+        """
         if now < self.next_read_s():
             return []
-        self._times.sent(now - self._due.first_s() - self._policy.window_s)
-        ids: dict[str, None] = {}
-        while len(ids) < MAX_BATCH_IDS and (
-            taken := self._due.take(MAX_BATCH_IDS - len(ids), now + self._policy.ahead_s)
-        ):
+        late_s = now - self._due.first_s() - self._policy.window_s
+        ids = dict.fromkeys(self._take_hinted(now))
+        until_s = now if ids else now + self._policy.ahead_s
+        while len(ids) < MAX_BATCH_IDS and (taken := self._due.take(MAX_BATCH_IDS - len(ids), until_s)):
             for followed in taken:
-                followed.queued = False
-                if not followed.ended:
+                if not followed.ended and self._worth_its_while(followed, until_s):
+                    followed.due_s = math.inf
                     ids[followed.task_id] = None
+        if ids:
+            self._times.sent(late_s)
         return list(ids)
+
+    def _take_hinted(self, now: float) -> Iterator[str]:
+        for followed in self._hinted.take(MAX_BATCH_IDS, now):
+            followed.hint_waits = False
+            if not followed.ended and followed.announced_s is not None:
+                followed.hinted_s = now
+                followed.due_s = math.inf
+                yield followed.task_id
+
+    def _worth_its_while(self, followed: Followed, until_s: float) -> bool:
+        """Whether a task that has come up is to be read: not if it is due earlier or later than this by now."""
+        if followed.due_s < math.inf and self._lost_share(followed) < followed.lost_share:
+            followed.due_s = math.inf
+            self._replan(followed)
+            return followed.due_s <= until_s
+        return followed.due_s <= until_s + _ROUNDING_S
 
     def read(self, asked: Iterable[str], readings: Readings, now: float) -> list[str]:
         """Take a reply in. Returns the ids it did not mention, which must be asked for singly."""
         self._failures = 0
         missing: list[str] = []
+        lost_share = self._callbacks.lost_share
         for task_id in asked:
             reading = readings.get(task_id)
             if reading is None and task_id in self._tasks:
@@ -152,6 +205,8 @@ class Scheduler:
                     self._saw_error(followed, reading, now)
                 if isinstance(reading, RateLimitedError):  # a single read was told to slow down: that is meant for all
                     self._hold(_POLL_BACKOFF.wait_s(1, self._rng, reading.retry_after_s), now)
+        if self._callbacks.lost_share > lost_share:
+            self._take_over()
         return missing
 
     def not_read(self, asked: Iterable[str], error: KreaError, now: float) -> None:
@@ -192,6 +247,9 @@ class Scheduler:
             if task.finished:
                 self._end(followed, task)
             else:
+                if followed.announced_s is not None and not followed.hint_waits:  # it came in vain; no other will come
+                    followed.announced_s = None
+                    followed.called_back = False
                 self._look_again(followed, now)
 
     def _saw_error(self, followed: Followed, error: KreaError, now: float) -> None:
@@ -215,15 +273,35 @@ class Scheduler:
         if now >= followed.deadline_s:
             self._end(followed, _timed_out(followed, now, error))
             return
-        self._push(followed, now + self._wait_s(followed, now))
+        self._plan(followed, now)
+
+    def _plan(self, followed: Followed, now: float) -> None:
+        followed.planned_s = now
+        self._replan(followed)
+
+    def _replan(self, followed: Followed) -> None:
+        """Have it read when a read is worth its while, by what is known of callbacks now; earlier than planned only."""
+        age_s = followed.planned_s - followed.submitted_s
+        followed.lost_share = lost_share = self._lost_share(followed)
+        wait_s = self._times.wait_s(self._law_of(followed), age_s, awaited=followed.awaited, lost_share=lost_share)
+        self._push(followed, followed.planned_s + wait_s)
 
     def _push(self, followed: Followed, due_s: float) -> None:
-        if not followed.queued:
-            followed.queued = True
-            self._due.add(followed, min(due_s, followed.deadline_s))
+        due_s = min(due_s, followed.deadline_s)
+        if due_s < followed.due_s:  # an entry of before is passed over when its time comes
+            followed.due_s = due_s
+            self._due.add(followed, due_s)
 
-    def _wait_s(self, followed: Followed, now: float) -> float:
-        return self._times.wait_s(self._law_of(followed), now - followed.submitted_s, awaited=followed.awaited)
+    def _lost_share(self, followed: Followed) -> float:
+        expected = followed.called_back and followed.announced_s is None
+        return self._callbacks.lost_share if expected else 1.0
+
+    def _take_over(self) -> None:
+        """Callbacks are lost more often than was thought: nobody waits for them as long as before."""
+        for followers in self._tasks.values():
+            for followed in followers:
+                if followed.due_s < math.inf and followed.lost_share < self._lost_share(followed):
+                    self._replan(followed)
 
     def _law_of(self, followed: Followed) -> Law:
         """The law of tasks like this one; chosen when it is first needed, and kept."""
@@ -235,12 +313,18 @@ class Scheduler:
 
     def _learn(self, followed: Followed, task: Task, now: float) -> None:
         age_s = now - followed.submitted_s
+        if task.finished and followed.called_back:
+            self._callbacks.found(announced=followed.announced_s is not None)
         if followed.running_s is not None:
             law = self._law_of(followed)
+            since_s = followed.running_s
+            if task.finished and followed.announced_s is not None:  # so it ran until then
+                since_s = max(since_s, followed.announced_s - followed.submitted_s)
+                law.saw_running(followed.running_s, since_s)
             if task.finished:
-                law.saw_finished(followed.running_s, age_s)
+                law.saw_finished(since_s, age_s)
             else:
-                law.saw_running(followed.running_s, age_s)
+                law.saw_running(since_s, age_s)
         followed.running_s = age_s
 
     def _end(self, followed: Followed, outcome: Outcome) -> None:

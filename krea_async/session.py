@@ -3,42 +3,41 @@
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
-from functools import partial
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from random import Random
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 import anyio
 
+from krea_async.addresses import is_internal_host
 from krea_async.batch.feed import Prompts
 from krea_async.batch.policy import BatchPolicy
 from krea_async.batch.run import Batch
+from krea_async.composition import open_pipeline
 from krea_async.control.backoff import RetryPolicy
-from krea_async.control.governor import Governor, Limit, PacingPolicy
+from krea_async.control.governor import PacingPolicy
 from krea_async.control.polling import PollPolicy
 from krea_async.errors import InvalidRequestError, SessionClosedError
 from krea_async.events import Event, Events, Orphan
-from krea_async.gateway.client import Gateway
-from krea_async.gateway.images import ImageHost, open_image_host
 from krea_async.gateway.retrying import retrying
-from krea_async.gateway.transport import TimeoutPolicy, open_transport
-from krea_async.lifetime import Lifetime
+from krea_async.gateway.transport import TimeoutPolicy
+from krea_async.job import Job, attached, target_of
 from krea_async.models import Balance, ImageRequest, Quality, Size
 from krea_async.orders import IfCancelled, Orders
-from krea_async.pipeline import Job, Pipeline, target_of
-from krea_async.poller import MAX_READS_AT_ONCE, Poller
+from krea_async.pipeline import Pipeline
 from krea_async.results import GeneratedImage
-from krea_async.scheduler import Scheduler
 from krea_async.settings import MAX_UNFINISHED, Settings
 from krea_async.stats import SessionStats
-from krea_async.storage.disk import in_thread, make_directory
-from krea_async.storage.download import DownloadPolicy, Downloads
-from krea_async.storage.known_limits import KnownLimits
+from krea_async.storage.disk import make_directory
+from krea_async.storage.download import DownloadPolicy
 from krea_async.storage.names import file_stem
-from krea_async.submission import MAX_POSTS_AT_ONCE, Submitter
 from krea_async.tasks import task_group
 from krea_async.waiting import NotSubmittedError, Priority
+
+if TYPE_CHECKING:
+    from krea_async.webhooks import Webhooks
 
 
 class KreaSession(anyio.AsyncContextManagerMixin):
@@ -107,17 +106,8 @@ class KreaSession(anyio.AsyncContextManagerMixin):
         if self._pipeline is not None:
             raise SessionClosedError("a session is opened once; make a new KreaSession")
         settings = self._settings
-        connections = min(MAX_POSTS_AT_ONCE, settings.concurrency) + MAX_READS_AT_ONCE
-        async with (
-            open_transport(
-                settings.base_url, settings.api_key, connections=connections, timeouts=settings.timeouts
-            ) as transport,
-            open_image_host(settings.base_url, connections=settings.downloads, timeouts=settings.timeouts) as images,
-            task_group() as tasks,
-        ):
-            memory = KnownLimits(settings.base_url, settings.api_key) if settings.pacing.remember else None
-            known = None if memory is None else await in_thread(memory.load)
-            self._pipeline = pipeline = self._composed(Gateway(transport), images, known)
+        async with open_pipeline(settings, self._events, self._rng) as pipeline, task_group() as tasks:
+            self._pipeline = pipeline
             self._loop = asyncio.get_running_loop()
             self._orders = Orders(pipeline, tasks, settings.max_waiting, self._on_orphan)
             polling = anyio.CancelScope(shield=True)  # a cancelled batch still waits for what is paid for
@@ -131,7 +121,6 @@ class KreaSession(anyio.AsyncContextManagerMixin):
                     await pipeline.end()
                 finally:
                     polling.cancel()
-                    await _keep(memory, pipeline.submitter.governor.limit)
 
     async def generate(
         self,
@@ -189,7 +178,7 @@ class KreaSession(anyio.AsyncContextManagerMixin):
 
     def attach(self, task_id: str) -> Job:
         """Follow a task that was submitted elsewhere, or before a restart. Costs nothing."""
-        return Job(self._open(), task_id)
+        return attached(self._open(), task_id)
 
     def render(
         self,
@@ -246,6 +235,33 @@ class KreaSession(anyio.AsyncContextManagerMixin):
         with pipeline.lifetime.operation():
             return await retrying(pipeline.gateway.credits, self._settings.retries, self._rng)
 
+    def webhooks(self, public_url: str, *, notify: Callable[[str], object] | None = None) -> "Webhooks":
+        """A receiver of callbacks; from now on the gateway is asked to report every new task to it.
+
+        public_url: where the gateway reaches it; the same in every run, and called before anything is submitted.
+        notify: called with the id of each task instead of this session's `notify`, to pass it on to other processes.
+        Requests with a `callback_url` of their own keep it. Raises InvalidRequestError for a URL that is not public.
+        """
+        from krea_async.webhooks import Webhooks  # noqa: PLC0415 - a server, which most sessions do without
+
+        pipeline, settings = self._open(), self._settings
+        local = is_internal_host(urlsplit(settings.base_url).hostname or "")  # a sandbox
+        webhooks = Webhooks(public_url, settings.api_key, notify or self.notify, local=local)
+        pipeline.submitter.callback_url = webhooks.callback_url
+        return webhooks
+
+    def notify(self, task_id: str) -> None:
+        """Read this task soon, for a callback says that it has finished; at most once a second.
+
+        May be called from any thread. An id that the session does not follow costs nothing, nor does a closed session.
+        """
+        if self._pipeline is not None and self._loop is not None:
+            if self._loop is _running_loop():
+                self._pipeline.poller.notify(task_id)
+            else:
+                with suppress(RuntimeError):  # that loop is closed
+                    self._loop.call_soon_threadsafe(self._pipeline.poller.notify, task_id)
+
     @property
     def stats(self) -> SessionStats:
         """What the session is doing at this moment, and what it has found of the gateway's limits."""
@@ -262,37 +278,6 @@ class KreaSession(anyio.AsyncContextManagerMixin):
             limit=submitter.governor.limit,
         )
 
-    def _composed(self, gateway: Gateway, images: ImageHost, known: Limit | None) -> Pipeline:
-        settings, rng = self._settings, self._rng
-        scheduler = Scheduler(settings.polling, rng)
-
-        def limit_found(limit: Limit | None) -> None:
-            """Under a limit on unfinished tasks, one that is not known to be finished keeps another from being sent."""
-            scheduler.eager = limit is not None and limit.kind == "unfinished"
-
-        governor = Governor(settings.pacing, rate=settings.rate, known=known, rng=rng)
-        limit_found(known)
-        submitter = Submitter(
-            gateway,
-            governor,
-            settings.retries,
-            max_unfinished=settings.concurrency,
-            rng=rng,
-            events=self._events,
-            limit_found=limit_found,
-        )
-        return Pipeline(
-            gateway=gateway,
-            images=images,
-            submitter=submitter,
-            poller=Poller(gateway, scheduler, rng),
-            downloads=Downloads(images, settings.downloading, at_once=settings.downloads, rng=rng),
-            lifetime=Lifetime(),
-            retries=settings.retries,
-            task_timeout_s=settings.task_timeout_s,
-            rng=rng,
-        )
-
     def _open(self) -> Pipeline:
         if self._pipeline is None:
             raise SessionClosedError("the session is not open; use it inside `async with KreaSession() as session:`")
@@ -305,10 +290,11 @@ class KreaSession(anyio.AsyncContextManagerMixin):
         return self._pipeline
 
 
-async def _keep(memory: KnownLimits | None, limit: Limit | None) -> None:
-    if memory is not None and limit is not None:
-        with anyio.CancelScope(shield=True):
-            await in_thread(partial(memory.save, limit))
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 async def _poll(pipeline: Pipeline, scope: anyio.CancelScope) -> None:

@@ -8,7 +8,6 @@ been made. When somebody may leave is the governor's decision; here it is carrie
 import asyncio
 import logging
 import math
-import time
 from collections.abc import Awaitable, Callable
 from itertools import count
 from random import Random
@@ -23,9 +22,10 @@ from krea_async.errors import (
     KreaError,
     RateLimitedError,
 )
-from krea_async.events import Events, LimitFound, SubmissionRefused
+from krea_async.events import Events, LimitFound
 from krea_async.gateway.client import Gateway
 from krea_async.models import ImageRequest, Task
+from krea_async.story import Story
 from krea_async.waiting import NotSubmittedError, Priority, Row, Stop, WaitingRows
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,8 @@ class Submitter:
     """The queue of a session.
 
     max_unfinished: tasks that may be unfinished on the gateway at the same time. limit_found: called when the governor
-    has come to another opinion of what the gateway allows. in_flight: tasks that may be unfinished now.
+    has come to another opinion of what the gateway allows. in_flight: tasks that may be unfinished now. callback_url:
+    where new requests that name no address of their own are to be reported; None: nowhere.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Submitter:
         self._posting = 0
         self._session_stop = Stop()
         self.governor = governor
+        self.callback_url: str | None = None
         self._places_kept = 0
         self.in_flight = 0
         self.rate_limited = 0
@@ -88,22 +90,30 @@ class Submitter:
         maybe_paid: bool = False,
         before: Callable[[], Awaitable[None]] | None = None,
         accepted: Callable[[Task, bool], Awaitable[None]] | None = None,
+        callback_url: str | None = None,
+        story: Story | None = None,
     ) -> Task:
         """Have a task made of `request`. Call `finished` once when it is not unfinished any more.
 
-        priority: see `WaitingRows`. maybe_paid: it was sent under this key before, and the answer was lost. before:
-        awaited when it may leave for the first time. accepted: awaited with the task, and whether an answer was lost on
-        the way, before anything else happens to it. What they raise ends the submission.
+        priority: see `WaitingRows`. callback_url: see `Gateway.create`. maybe_paid: it was sent under this key before,
+        and the answer was lost. before: awaited when it may leave for the first time. accepted: awaited with the task,
+        and whether an answer was lost on the way, before anything else happens to it. What they raise ends the
+        submission. story: its events.
         Raises NotSubmittedError if submissions were stopped before the request left; else a member of the KreaError
         tree whose `charged` says whether the task may exist all the same.
         """
         row = Row(
-            next(self._numbers), stop or self._session_stop, priority=priority, maybe_paid=maybe_paid, before=before
+            next(self._numbers),
+            stop or self._session_stop,
+            priority=priority,
+            maybe_paid=maybe_paid,
+            before=before,
+            story=story,
         )
         try:
             while True:
                 try:
-                    answer = await self._try(row, request, key)
+                    answer = await self._try(row, request, key, callback_url)
                 except KreaError as error:
                     wait_s = self._backoff_s(row, error)
                 else:
@@ -121,21 +131,20 @@ class Submitter:
         finally:
             self._let_go()
 
-    async def _try(self, row: Row, request: ImageRequest, key: str) -> Task | float:
+    async def _try(self, row: Row, request: ImageRequest, key: str, callback_url: str | None) -> Task | float:
         """One try, in its turn. After a 429: the seconds that this row is to wait for itself before the next one."""
         sent = await self._turn(row)
         try:
             if row.before is not None:
                 await row.before()
                 row.before = None
-            task = await self._gateway.create(request, key=key)
+            task = await self._gateway.create(request, key=key, callback_url=callback_url)
         except RateLimitedError as refusal:
             log.info("submission refused: %s", refusal)
             self.rate_limited += 1
             wait_s = self.governor.rejected(self._now(), sent, refusal.retry_after_s)
-            self._events.tell(
-                SubmissionRefused(at_s=time.time(), retry_after_s=refusal.retry_after_s, in_flight=sent.in_flight)
-            )
+            if row.story is not None:
+                row.story.refused(retry_after_s=refusal.retry_after_s, in_flight=sent.in_flight)
             self._tell_limit()
             return wait_s
         except BaseException as error:
@@ -154,7 +163,7 @@ class Submitter:
         if limit is not self._limit and not _alike(limit, self._limit):
             self._limit = limit
             log.info("the gateway's limit looks like %s", limit or "none that is met")
-            self._events.tell(LimitFound(at_s=time.time(), limit=limit))
+            self._events.tell(LimitFound(limit=limit))
             self._limit_found(limit)
 
     def _backoff_s(self, row: Row, error: KreaError) -> float:
@@ -168,6 +177,8 @@ class Submitter:
             raise error
         wait_s = self._retries.wait_s(row.failures, self._rng, error.retry_after_s)
         log.info("submission failed: %s; try %d under the same key in %.1f s", error, row.failures + 1, wait_s)
+        if row.story is not None:
+            row.story.retries(error, failures=row.failures, wait_s=wait_s)
         return wait_s
 
     async def _back_off(self, row: Row, wait_s: float) -> None:

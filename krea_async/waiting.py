@@ -13,6 +13,7 @@ from attrs import define, field
 
 from krea_async.control.governor import Sent
 from krea_async.errors import KreaError
+from krea_async.story import Story
 
 Priority = Literal["interactive", "batch"]
 
@@ -43,7 +44,7 @@ class Row:
 
     turn: done when it may leave. backed_off: done when it has waited for its next try. holds_place: it counts among the
     unfinished, while it is sent and as long as its task may exist; keeps_place: while it waits. maybe_paid: an answer
-    was lost, so its task may exist. before: what is to be done before it leaves for the first time.
+    was lost, so its task may exist. before: what is to be done before it leaves for the first time. story: its events.
     """
 
     rank: tuple[bool, int] = field(init=False)
@@ -56,6 +57,7 @@ class Row:
     keeps_place: bool = field(default=False, eq=False)
     maybe_paid: bool = field(default=False, eq=False)
     before: Callable[[], Awaitable[None]] | None = field(default=None, eq=False)
+    story: Story | None = field(default=None, eq=False, kw_only=True)
     failures: int = field(default=0, eq=False)
 
 

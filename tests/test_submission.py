@@ -69,7 +69,7 @@ class Scripted:
     def prompts(self) -> list[str]:
         return [prompt for prompt, _ in self.sent]
 
-    async def create(self, request: ImageRequest, *, key: str) -> Task:
+    async def create(self, request: ImageRequest, *, key: str, callback_url: str | None = None) -> Task:  # noqa: ARG002
         self.sent.append((request.prompt, key))
         if self.hold:
             answer = self.waiting[request.prompt] = asyncio.get_running_loop().create_future()

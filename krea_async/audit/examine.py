@@ -17,8 +17,8 @@ from attrs import field, frozen
 
 from krea_async.audit.recorded import Recorded
 from krea_async.errors import InvalidImageError
-from krea_async.pipeline import PICTURE_SUFFIXES
 from krea_async.storage.formats import PictureInfo, inspect
+from krea_async.storage.names import PICTURE_SUFFIXES
 
 Kind = Literal[
     "missing",  # the file is not there

@@ -21,7 +21,7 @@ from attrs import evolve, frozen
 from krea_async.audit.examine import Decoder, Finding, Kind, Seen, examine, is_picture_name, pillow
 from krea_async.audit.recorded import Recorded, Records, Source, digest, open_records, ordered, repeated_in
 from krea_async.errors import DISK_ERROR, JournalError
-from krea_async.pipeline import PICTURE_SUFFIXES
+from krea_async.storage.names import PICTURE_SUFFIXES
 from krea_async.storage.records import content_digest_of
 
 _NUMBER: Final = re.compile(r"[-_][0-9]+\Z")

@@ -15,8 +15,9 @@ from krea_async.batch.gate import Gate
 from krea_async.batch.lost import Search
 from krea_async.batch.twins import Twins
 from krea_async.errors import ImageExpiredError, JournalError, KreaError, TaskNotFoundError
+from krea_async.job import Job, price_of_another, resumed, submitted
 from krea_async.models import Task
-from krea_async.pipeline import Job, Pipeline, price_of_another
+from krea_async.pipeline import Pipeline
 from krea_async.results import GeneratedImage, ImageStatus, Timings
 from krea_async.storage.names import file_stem
 from krea_async.storage.part import Target
@@ -131,20 +132,22 @@ class RowRunner:
 
     async def _job(self, entry: Entry) -> Job:
         if entry.task_id is not None:
-            return self._pipeline.resume(entry.task_id, entry.request, entry.task)
+            return resumed(self._pipeline, entry.task_id, entry.request, entry.task, index=entry.index)
         if entry.saved is not None:
             raise _gone(entry, None)
         if entry.lost is not None or self._books.known.is_stale(entry):
             lost = entry.lost or Search(gap="it was not searched").words(self._books.known.lost_row(entry))
             raise KreaError(lost, code=UNKNOWN_OUTCOME, charged="unknown")
         key = entry.key or next(self._pipeline.keys)
-        return await self._pipeline.submit(
+        return await submitted(
+            self._pipeline,
             entry.request,
             key=key,
             stop=self._stop,
             maybe_paid=entry.sent,
             before=partial(self._intend, entry, key),
             accepted=partial(self._accepted, entry),
+            index=entry.index,
         )
 
     async def _intend(self, entry: Entry, key: str) -> None:

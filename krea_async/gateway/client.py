@@ -50,8 +50,8 @@ class Gateway:
         self._batch_route = True
         self.calls = dict.fromkeys(("create", "read", "read_many", "list", "credits"), 0)
 
-    async def create(self, request: ImageRequest, *, key: str) -> Task:
-        """POST /v1/images/generations.
+    async def create(self, request: ImageRequest, *, key: str, callback_url: str | None = None) -> Task:
+        """POST /v1/images/generations. callback_url: where the gateway reports the end, if `request` does not say.
 
         A failure says in `charged` whether a task may have been made all the same: "unknown" after a lost or an
         unreadable answer, which the same key makes safe to repeat.
@@ -61,7 +61,8 @@ class Gateway:
                 "the idempotency key has a wrong form", field="key", value=key, allowed="16 to 96 of A-Za-z0-9._-"
             )
         self.calls["create"] += 1
-        reply = await self._transport.exchange("POST", "/v1/images/generations", body=_body(request), key=key)
+        body = _body(request, callback_url)
+        reply = await self._transport.exchange("POST", "/v1/images/generations", body=body, key=key)
         try:
             if reply.status != 200:
                 raise error_from(reply)
@@ -154,7 +155,7 @@ class Gateway:
             raise
 
 
-def _body(request: ImageRequest) -> bytes:
+def _body(request: ImageRequest, callback_url: str | None) -> bytes:
     body: dict[str, object] = {
         "model": MODEL,
         "prompt": request.prompt,
@@ -164,6 +165,6 @@ def _body(request: ImageRequest) -> bytes:
     }
     if request.seed is not None:
         body["seed"] = request.seed
-    if request.callback_url is not None:
-        body["callback_url"] = request.callback_url
+    if (callback_url := request.callback_url or callback_url) is not None:
+        body["callback_url"] = callback_url
     return _encoded(body).encode()

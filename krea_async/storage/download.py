@@ -23,6 +23,7 @@ from krea_async.storage.disk import DiskQueue, disk_errors
 from krea_async.storage.names import Names
 from krea_async.storage.part import Part, SavedPicture, Target, copy_picture
 from krea_async.storage.turns import Turns
+from krea_async.story import Story
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +68,17 @@ class Downloads:
         self._disk = DiskQueue()
 
     async def save(
-        self, link: str, target: Target, *, fresh_link: FreshLink, expires_s: float | None = None
+        self,
+        link: str,
+        target: Target,
+        *,
+        fresh_link: FreshLink,
+        expires_s: float | None = None,
+        story: Story | None = None,
     ) -> SavedPicture:
         """Bring the picture behind `link` to disk. expires_s: when the link dies, in Unix seconds; None: 24 h from now.
 
+        story: told of what goes wrong.
         Raises ImageExpiredError when the host refuses the link and a fresh read of the task brings no better one,
         InvalidImageError when what comes is no whole picture however often it is asked for, DownloadError otherwise;
         its code is "disk_error" when the disk is at fault.
@@ -81,7 +89,7 @@ class Downloads:
             expires_s = time.time() + LINK_LIFETIME_S
         try:
             with disk_errors(part.path):
-                return await self._fetch(part, link, target, fresh_link, expires_s)
+                return await self._fetch(part, link, target, fresh_link, expires_s, story=story)
         except BaseException:
             with anyio.move_on_after(CLEANUP_S, shield=True):
                 await part.discard()
@@ -101,7 +109,14 @@ class Downloads:
             self._names.release(target.directory, stem)
 
     async def _fetch(
-        self, part: Part, link: str, target: Target, fresh_link: FreshLink, expires_s: float
+        self,
+        part: Part,
+        link: str,
+        target: Target,
+        fresh_link: FreshLink,
+        expires_s: float,
+        *,
+        story: Story | None,
     ) -> SavedPicture:
         failures = 0
         refused_link = None
@@ -130,6 +145,8 @@ class Downloads:
                 part.start_over()
             wait_s = self._policy.retries.wait_s(failures, self._rng, error.retry_after_s)
             log.info("download of %s failed (%s); try %d in %.1f s", target.stem, error, failures + 1, wait_s)
+            if story is not None:
+                story.retries(error, failures=failures, wait_s=wait_s)
             await asyncio.sleep(wait_s)
 
     async def _receive(self, part: Part, link: str, *, careful: bool) -> int:

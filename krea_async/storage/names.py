@@ -16,6 +16,8 @@ from typing import Final
 
 from krea_async.models import ImageRequest
 
+PICTURE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+
 # File systems allow 255 bytes; the rest is for what alternatives() adds, and ".webp.part".
 MAX_STEM_BYTES: Final = 200
 _MAX_SLUG_CHARS: Final = 60
