@@ -80,7 +80,7 @@ class Law:
         self._reads = 0.0
         self._news = 0
         self._unfaded = 0
-        self._plans: dict[float, Plan] = {}
+        self._plans: dict[tuple[float, float], Plan] = {}
 
     def saw_running(self, since_s: float, age_s: float) -> None:
         """A task that was running at the age `since_s` still was at `age_s`."""
@@ -95,14 +95,18 @@ class Law:
         if self._unfaded == _FORGET_EVERY:
             self._fade()
 
-    def plan(self, lag_per_read_s: float) -> "Plan":
-        """The ages to read a task at, if one read is worth `lag_per_read_s` seconds of being late."""
+    def plan(self, lag_per_read_s: float, lost_share: float = 1.0) -> "Plan":
+        """The ages to read a task at, if one read is worth `lag_per_read_s` seconds of being late.
+
+        lost_share: the share of ends that nothing but a read tells of; the others are announced, so silence says that a
+        task is running, and the less so the longer it lasts.
+        """
         if self._news >= max(_FIRST_NEWS, _NEWS_SHARE * self._reads):
             self._news = 0
             self._plans.clear()
-        plan = self._plans.get(lag_per_read_s)
+        plan = self._plans.get((lag_per_read_s, lost_share))
         if plan is None:
-            plan = self._plans[lag_per_read_s] = Plan(self.hazard(), lag_per_read_s)
+            plan = self._plans[lag_per_read_s, lost_share] = Plan(self.hazard(), lag_per_read_s, lost_share)
         return plan
 
     def hazard(self) -> list[float]:
@@ -134,10 +138,11 @@ class Law:
 class Plan:
     """The time to a task's next read, by its age. Worked out when it is first asked for, and kept in steps of age."""
 
-    __slots__ = ("_hazard", "_lag_per_read_s", "_waits_s")
+    __slots__ = ("_hazard", "_lag_per_read_s", "_lost_share", "_waits_s")
 
-    def __init__(self, hazard: Sequence[float], lag_per_read_s: float) -> None:
+    def __init__(self, hazard: Sequence[float], lag_per_read_s: float, lost_share: float) -> None:
         self._hazard = hazard
+        self._lost_share = lost_share
         self._lag_per_read_s = lag_per_read_s
         self._waits_s: dict[int, float] = {}
 
@@ -155,13 +160,15 @@ class Plan:
     def _accrual_s(self, start_s: float) -> float:
         age_s = start_s
         n = _bin_of(age_s)
-        running, lag_s, worth_s = 1.0, 0.0, self._lag_per_read_s
+        running, unseen, lag_s, worth_s = 1.0, 0.0, 0.0, self._lag_per_read_s
         while lag_s < worth_s:
             step_s = 0.03 + 0.02 * age_s
             running /= 1.0 + self._hazard[n] * step_s
-            lag_s += (1.0 - running) * step_s
+            silent = self._lost_share * (1.0 - running)  # finished, and not announced
+            unseen = silent / (silent + running)
+            lag_s += unseen * step_s
             age_s += step_s
             if age_s >= _EDGES_S[n + 1]:
                 n = _bin_of(age_s)
-        too_far_s = (lag_s - worth_s) / (1.0 - running)
+        too_far_s = (lag_s - worth_s) / unseen
         return age_s - too_far_s - start_s

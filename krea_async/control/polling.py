@@ -119,9 +119,9 @@ class ReadTimes:
     def wait_s(self, law: Law, age_s: float, *, awaited: bool, lost_share: float = 1.0) -> float:
         """Seconds from the age `age_s` to the task's next read. awaited: somebody waits for just this task.
 
-        lost_share: how probable it is that nothing but a read will tell of its end; see `control.callbacks`.
+        lost_share: see `Law.plan`.
         """
-        wait_s = law.plan(self._lag_per_read_s(law, awaited=awaited) / lost_share).wait_s(age_s)
+        wait_s = law.plan(self._lag_per_read_s(law, awaited=awaited), lost_share).wait_s(age_s)
         wait_s *= 1.0 + _JITTER * (2.0 * self._rng.random() - 1.0)
         return min(max(wait_s, self._policy.shortest_s), self._policy.longest_s)
 
