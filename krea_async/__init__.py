@@ -28,7 +28,24 @@ from krea_async.errors import (
     TaskNotFoundError,
     TaskTimeoutError,
 )
-from krea_async.events import Event, LimitFound, Orphan, SubmissionRefused
+from krea_async.events import (
+    Abandoned,
+    Accepted,
+    Completed,
+    Event,
+    Failed,
+    LimitFound,
+    Orphan,
+    Picture,
+    Polled,
+    Queued,
+    RetryScheduled,
+    Saved,
+    SubmissionRefused,
+    Submitted,
+    TakenUp,
+    all_of,
+)
 from krea_async.gateway.transport import TimeoutPolicy
 from krea_async.job import Job
 from krea_async.models import Balance, ImageRequest, Task, TaskError
@@ -55,9 +72,21 @@ __all__ = [
     "SessionStats",
     "Limit",
     "Event",
-    "LimitFound",
+    "Picture",
+    "Queued",
+    "Submitted",
     "SubmissionRefused",
+    "RetryScheduled",
+    "Accepted",
+    "TakenUp",
+    "Polled",
+    "Completed",
+    "Saved",
+    "Failed",
+    "Abandoned",
+    "LimitFound",
     "Orphan",
+    "all_of",
     "PromptList",
     "RowProblem",
     "RetryPolicy",

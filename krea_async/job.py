@@ -261,10 +261,10 @@ async def submitted(
     async def leaving() -> None:
         nonlocal left
         left = _now()
-        if story is not None:
-            story.leaves(queued_s=left - queued)
         if before is not None:
             await before()
+        if story is not None:
+            story.leaves(queued_s=left - queued)
 
     callback_url = None if request.callback_url else pipeline.submitter.callback_url
     with _end_told(story):

@@ -233,7 +233,7 @@ class Task:
     id: str
     status: str
     progress: int = 0
-    results: tuple[str, ...] = ()
+    results: tuple[str, ...] = field(default=(), repr=False)  # signed: whoever has one can see the picture
     error: TaskError | None = None
     created: int | None = None
     estimated_time_s: float | None = None

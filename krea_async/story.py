@@ -7,7 +7,7 @@ from typing import Self
 
 from attrs import define, evolve
 
-from krea_async.errors import Charged, KreaError
+from krea_async.errors import Charged, JournalError, KreaError
 from krea_async.events import (
     Abandoned,
     Accepted,
@@ -102,13 +102,14 @@ class Story:
 
     def failed(self, error: KreaError) -> None:
         """There will be no picture."""
+        unnoted = self._sent and isinstance(error, JournalError)  # accepted, and the journal does not know of it
         self._events.tell(
             Failed(
                 picture=self._picture,
                 stage=self._stage,
                 error=error_code(error),
                 reason=str(error),
-                charged=error.charged,
+                charged="unknown" if unnoted else error.charged,
             )
         )
 

@@ -115,7 +115,10 @@ class Submitter:
                 try:
                     answer = await self._try(row, request, key, callback_url)
                 except KreaError as error:
-                    wait_s = self._backoff_s(row, error)
+                    if callback_url is not None and error.code == "idempotency_conflict":
+                        callback_url, wait_s = None, 0.0  # an earlier run sent it without one
+                    else:
+                        wait_s = self._backoff_s(row, error)
                 else:
                     if isinstance(answer, Task):
                         self._let_go()  # what follows here is no reason for others to wait

@@ -36,6 +36,7 @@ _LARGEST_LENGTH: Final = 12
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class Webhooks:
@@ -67,15 +68,20 @@ class Webhooks:
         app.router.add_route("*", "/{path:.*}", self._over_aiohttp)
         return app
 
-    async def asgi(self, scope: Message, receive: Receive, send: Send) -> None:
+    @property
+    def asgi(self) -> ASGIApp:
         """The same as an ASGI application: `app.mount(webhooks.path, webhooks.asgi)`."""
-        match scope["type"]:
-            case "http":
-                await self._over_asgi(scope, receive, send)
-            case "websocket":
-                await send({"type": "websocket.close"})
-            case "lifespan":
-                await _live(receive, send)
+
+        async def app(scope: Message, receive: Receive, send: Send) -> None:  # servers look for a coroutine function
+            match scope["type"]:
+                case "http":
+                    await self._over_asgi(scope, receive, send)
+                case "websocket":
+                    await send({"type": "websocket.close"})
+                case "lifespan":
+                    await _live(receive, send)
+
+        return app
 
     async def _over_aiohttp(self, request: web.Request) -> web.Response:
         length = request.headers.get("Content-Length")

@@ -294,10 +294,10 @@ class _Watch:
     def gateway_create(self) -> Any:
         real = Gateway.create
 
-        async def create(gateway: Gateway, request: ImageRequest, *, key: str) -> Task:
+        async def create(gateway: Gateway, request: ImageRequest, *, key: str, **more: Any) -> Task:
             with self._step(Posted(key)):
                 pass
-            task = await real(gateway, request, key=key)
+            task = await real(gateway, request, key=key, **more)
             with self._step(Answered(key, task.id)):
                 pass
             return task

@@ -95,7 +95,7 @@ def test_the_session_has_the_designed_methods() -> None:
 
 def test_importing_the_package_imports_nothing_of_the_extras() -> None:
     """A service that never opens a terminal does not pay for its tools."""
-    foreign = "{'click', 'rich', 'PIL', 'pytest', 'hypothesis', 'psutil'}"
+    foreign = "{'click', 'rich', 'PIL', 'pytest', 'hypothesis', 'psutil', 'opentelemetry'}"
     program = f"import sys, krea_async; print(sorted({foreign} & set(sys.modules)))"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"

@@ -29,6 +29,7 @@ CRC_BYTES: Final = len(b',"crc":"00000000"}')
 _encoded: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _LINK_SECRET: Final = re.compile(r"(https?://[^\s?#\"'<>]*)[?#][^\s\"'<>]*", re.IGNORECASE)
 _LINK_USER: Final = re.compile(r"(https?://)[^\s/?#\"'<>]*@", re.IGNORECASE)
+_WHOLE_LINK: Final = re.compile(r"(https?://)?(?:[^/?#]*@)?([^?#]*).*", re.IGNORECASE | re.DOTALL)
 
 
 def without_secrets(text: str) -> str:
@@ -39,7 +40,8 @@ def without_secrets(text: str) -> str:
 
 
 def _bare_links(links: Iterable[str]) -> tuple[str, ...]:
-    return tuple(without_secrets(link) for link in links)
+    """The same of whole links, which may hold any character: what is cut ends where the link ends."""
+    return tuple(_WHOLE_LINK.sub(r"\1\2", link, count=1) for link in links)
 
 
 def _to_ms(seconds: float) -> float:
