@@ -1,19 +1,19 @@
 """The benchmarks over real HTTP, as one page of Markdown on stdout; progress goes to stderr.
 
-    python -m benchmarks [calm | limits | faults | growth | callbacks ...] [--quick]
+    python -m benchmarks [calm | limits | faults | growth | callbacks | interactive ...] [--quick]
 
 Every client is a process of its own against one sandbox process; every comparison is between runs of one page. calm:
 CPU, requests and detection lag. limits: use of a limit nobody told of, and what was refused. faults: pictures saved,
-lost and paid for twice. growth: CPU and memory per row in flight. callbacks: reads and lag, with a part of
-them lost. Needs the extra `bench`. Without arguments all of them run, in some 25 minutes; --quick takes a look at each,
-in two.
+lost and paid for twice. growth: CPU and memory per row in flight. callbacks: reads and lag, with a part of them lost.
+interactive: single calls beside a bulk render. Needs the extra `bench`. Without arguments all of them run, in half an
+hour; --quick takes a look at each, in three minutes.
 """
 
 import argparse
 from typing import Final
 
 from benchmarks.gateway import gateway_process
-from benchmarks.scenarios import callbacks, calm, faults, growth, limits
+from benchmarks.scenarios import callbacks, calm, faults, growth, interactive, limits
 from benchmarks.tables import print_surroundings
 
 ABOUT: Final = """\
@@ -26,7 +26,14 @@ semaphore and tenacity's backoff; and adaptive pacing by the rate limiter of bot
 idempotency keys. The last three look every 2 s. asyncio runs on its own event loop in all of them.
 """
 
-SCENARIOS: Final = {"calm": calm, "limits": limits, "faults": faults, "growth": growth, "callbacks": callbacks}
+SCENARIOS: Final = {
+    "calm": calm,
+    "limits": limits,
+    "faults": faults,
+    "growth": growth,
+    "callbacks": callbacks,
+    "interactive": interactive,
+}
 
 
 def main() -> None:
