@@ -203,6 +203,12 @@ class Orphan(Event):
 Listener = Callable[[Event], object]
 
 
+def check_is_plain(name: str, listener: object) -> None:
+    """Raise TypeError for a coroutine function: nobody would await it."""
+    if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(getattr(listener, "__call__", None)):  # noqa: B004
+        raise TypeError(f"{name} takes a plain function; put the events into an asyncio.Queue to await them")
+
+
 class Events:
     """Hands each event to the session's owner. What the listener raises is logged and stops nothing.
 
@@ -211,8 +217,7 @@ class Events:
 
     def __init__(self, listener: Listener | None = None) -> None:
         """Raises TypeError for a coroutine function: nobody would await it."""
-        if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(getattr(listener, "__call__", None)):  # noqa: B004
-            raise TypeError("on_event takes a plain function; put the events into an asyncio.Queue to await them")
+        check_is_plain("on_event", listener)
         self._listener = listener
         self.wanted = listener is not None
 

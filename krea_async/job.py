@@ -96,6 +96,11 @@ class Job:
         return "pending" if self._followed.task is None else self._followed.task.status
 
     @property
+    def may_be_paid(self) -> bool:
+        """Whether its picture was, or may still be, charged; a task that failed is not."""
+        return not isinstance(self._outcome, Task) or self._outcome.status == "completed"
+
+    @property
     def progress(self) -> int:
         """Percent done at the task's last read."""
         return 0 if self._followed.task is None else self._followed.task.progress

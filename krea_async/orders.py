@@ -11,16 +11,17 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from krea_async.errors import KreaError, QueueFullError, TaskTimeoutError
+from krea_async.errors import KreaError, QueueFullError, SessionClosedError, TaskTimeoutError
 from krea_async.events import Orphan
 from krea_async.job import Job, submitted
 from krea_async.models import ImageRequest
 from krea_async.pipeline import Pipeline
 from krea_async.results import GeneratedImage
 from krea_async.storage.part import Target
-from krea_async.waiting import NotSubmittedError, Priority
+from krea_async.waiting import Priority
 
 log = logging.getLogger(__name__)
 
@@ -75,14 +76,22 @@ class Order:
                 )
                 self.task_id = job.task_id
                 self._end(job)
-        except (KreaError, NotSubmittedError) as error:
-            if not self._placed.done():
-                self._placed.set_exception(error)
-                self._placed.exception()  # nobody may be there to look at it
+        except asyncio.CancelledError:
+            if not self._placing.cancel_called:  # from outside: the session is torn down
+                words = "the session was closed while this call was under way"
+                self._fail(SessionClosedError(words, charged="unknown" if self.left else "no"))
+            raise
+        except Exception as error:  # noqa: BLE001 - its caller's, and no reason to end the session for the others
+            self._fail(error)
         finally:
             self._placed.cancel()
             if not self.left:
                 self._not_waiting()
+
+    def _fail(self, error: Exception) -> None:
+        if not self._placed.done():
+            self._placed.set_exception(error)
+            self._placed.exception()  # nobody may be there to look at it
 
     def _end(self, job: Job) -> None:
         if not self._placed.done():
@@ -91,6 +100,8 @@ class Order:
             self._abandoned(job)
 
     async def _leaves(self) -> None:
+        if self._placing.cancel_called:  # given up in the very moment in which its turn came
+            await anyio.lowlevel.checkpoint_if_cancelled()
         self.left = True
         self._not_waiting()
 
@@ -137,9 +148,10 @@ class Orders:
         if_cancelled: IfCancelled,
     ) -> GeneratedImage:
         """The picture of `request`, saved at `target`. Raises QueueFullError; TaskTimeoutError after `timeout_s`."""
+        deadline = asyncio.timeout(timeout_s)
         order = self._order(request)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with deadline:
                 job = await order.job(priority=priority, awaited=True)
                 return await job.save_as(target)
         except asyncio.CancelledError as cancelled:
@@ -168,28 +180,33 @@ class Orders:
 
     def _given_up(self, order: Order, request: ImageRequest, target: Target, if_cancelled: IfCancelled) -> None:
         if if_cancelled == "finish":
-            order.abandon(lambda job: self._finished(job, target))
+            order.abandon(lambda job: self._finished(job, request, target))
         else:
             order.abandon(lambda job: self._orphaned(job, request))
 
     def _orphaned(self, job: Job, request: ImageRequest) -> None:
         job.give_up(is_noted=self._on_orphan is not None)
-        if self._on_orphan is not None:
+        if self._on_orphan is not None and job.may_be_paid:
             try:
                 self._on_orphan(Orphan.now(task_id=job.task_id, request=request))
             except Exception:
                 log.exception("on_orphan failed; task %s is paid for and goes on", job.task_id)
 
-    def _finished(self, job: Job, target: Target) -> None:
-        self._tasks.start_soon(self._finish, job, target)
+    def _finished(self, job: Job, request: ImageRequest, target: Target) -> None:
+        self._tasks.start_soon(self._finish, job, request, target)
 
-    async def _finish(self, job: Job, target: Target) -> None:
+    async def _finish(self, job: Job, request: ImageRequest, target: Target) -> None:
         try:
             with self._pipeline.lifetime.operation():
                 image = await job.save_as(target)
             log.info("task %s was given up by its caller, and is saved: %s", job.task_id, image.path)
         except KreaError as error:
             log.warning("task %s was given up by its caller, and could not be saved: %s", job.task_id, error)
+            if error.charged != "no":
+                self._orphaned(job, request)
+        except Exception:
+            log.exception("task %s was given up by its caller, and could not be saved", job.task_id)
+            self._orphaned(job, request)
 
 
 def _words(order: Order, if_cancelled: IfCancelled) -> str:
@@ -199,5 +216,5 @@ def _words(order: Order, if_cancelled: IfCancelled) -> str:
     if if_cancelled == "finish":
         return "it is finished and saved all the same"
     if order.task_id is None:
-        return "it may be paid for; on_orphan is told of its task"
+        return "it may be paid for; on_orphan, if there is one, is told of its task"
     return f"task {order.task_id} is paid for and goes on: session.attach follows it up"

@@ -19,13 +19,13 @@ from krea_async.composition import open_pipeline
 from krea_async.control.backoff import RetryPolicy
 from krea_async.control.governor import PacingPolicy
 from krea_async.control.polling import PollPolicy
-from krea_async.errors import InvalidRequestError, SessionClosedError
-from krea_async.events import Event, Events, Orphan
+from krea_async.errors import InvalidRequestError, SessionClosedError, TaskTimeoutError
+from krea_async.events import Event, Events, Orphan, check_is_plain
 from krea_async.gateway.retrying import retrying
 from krea_async.gateway.transport import TimeoutPolicy
 from krea_async.job import Job, attached, target_of
 from krea_async.models import Balance, ImageRequest, Quality, Size
-from krea_async.orders import IfCancelled, Orders
+from krea_async.orders import IF_CANCELLED, IfCancelled, Orders
 from krea_async.pipeline import Pipeline
 from krea_async.results import GeneratedImage
 from krea_async.settings import MAX_UNFINISHED, Settings
@@ -34,7 +34,7 @@ from krea_async.storage.disk import make_directory
 from krea_async.storage.download import DownloadPolicy
 from krea_async.storage.names import file_stem
 from krea_async.tasks import task_group
-from krea_async.waiting import NotSubmittedError, Priority
+from krea_async.waiting import PRIORITIES, NotSubmittedError, Priority
 
 if TYPE_CHECKING:
     from krea_async.webhooks import Webhooks
@@ -93,6 +93,7 @@ class KreaSession(anyio.AsyncContextManagerMixin):
         )
         self._rng = Random(seed)
         self._events = Events(on_event)
+        check_is_plain("on_orphan", on_orphan)
         self._on_orphan = on_orphan
         self._loop: asyncio.AbstractEventLoop | None = None
         self._orders: Orders
@@ -146,6 +147,10 @@ class KreaSession(anyio.AsyncContextManagerMixin):
         Raises QueueFullError when `max_waiting` calls wait already, else the member of the KreaError tree that says
         what to do next; InvalidRequestError also when an ImageRequest comes together with options of its own.
         """
+        _check_one_of("priority", priority, PRIORITIES)
+        _check_one_of("if_cancelled", if_cancelled, IF_CANCELLED)
+        if timeout_s is not None and not timeout_s > 0:
+            raise TaskTimeoutError("timeout_s was over before anything was sent; nothing was paid", charged="no")
         options: dict[str, Any] = {
             "size": size,
             "quality": quality,
@@ -172,6 +177,7 @@ class KreaSession(anyio.AsyncContextManagerMixin):
         priority: see `generate`. Raises QueueFullError when `max_waiting` calls wait already, else the member of the
         KreaError tree that says what to do next; `charged` says whether credits were spent.
         """
+        _check_one_of("priority", priority, PRIORITIES)
         pipeline = self._open()
         with pipeline.lifetime.operation(), _told_why():
             return await self._orders.submitted(ImageRequest.of(request), priority=priority)
@@ -281,13 +287,19 @@ class KreaSession(anyio.AsyncContextManagerMixin):
     def _open(self) -> Pipeline:
         if self._pipeline is None:
             raise SessionClosedError("the session is not open; use it inside `async with KreaSession() as session:`")
-        if asyncio.get_running_loop() is not self._loop:
+        if _running_loop() is not self._loop:
             raise SessionClosedError(
                 "this session belongs to another event loop: use one session for each loop, or hand the call over with "
                 "asyncio.run_coroutine_threadsafe"
             )
         self._pipeline.lifetime.check()
         return self._pipeline
+
+
+def _check_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        words = " or ".join(map(repr, allowed))
+        raise InvalidRequestError(f"{name} {value!r} is not {words}", field=name, value=value, allowed=words)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -16,6 +16,7 @@ from krea_async.errors import KreaError
 from krea_async.story import Story
 
 Priority = Literal["interactive", "batch"]
+PRIORITIES: Final = ("interactive", "batch")
 
 INTERACTIVE_TURNS: Final = 4
 """While a batch's row waits, at most so many interactive requests leave before it."""

@@ -32,6 +32,7 @@ _TAKEN: Final = 204
 _NOTHING_HERE: Final = 404
 _TRY_AGAIN: Final = 503
 _LARGEST_LENGTH: Final = 12
+_CLOSING: Final = [(b"connection", b"close"), (b"content-length", b"0")]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -94,7 +95,7 @@ class Webhooks:
     async def _over_asgi(self, scope: Message, receive: Receive, send: Send) -> None:
         length = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"content-length"), None)
         status = await self._answer(scope["method"], scope["path"], length, _body(receive))
-        headers = [(b"connection", b"close"), (b"content-length", b"0")] if status == _NOTHING_HERE else []
+        headers = _CLOSING if status == _NOTHING_HERE and scope.get("http_version", "1.1").startswith("1") else []
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
 

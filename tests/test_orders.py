@@ -161,3 +161,72 @@ async def test_another_event_loop_is_told_what_to_do(sandbox: Sandbox, session_o
 def test_a_queue_that_cannot_be_is_refused(most: object) -> None:
     with pytest.raises(InvalidRequestError, match="max_waiting"):
         KreaSession("sk-evo-x", max_waiting=most)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"priority": "high"}, {"if_cancelled": "Finish"}, {"timeout_s": "5"}], ids=lambda wrong: next(iter(wrong))
+)
+async def test_a_wrong_argument_is_its_callers_and_nobody_elses(
+    sandbox: Sandbox, session_of: SessionOf, tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    async with session_of(sandbox, max_waiting=1) as session:
+        for _ in range(3):
+            with pytest.raises((InvalidRequestError, TypeError)):
+                await session.generate("a fox", to=tmp_path, **wrong)  # type: ignore[arg-type]
+        image = await session.generate("a hare", to=tmp_path)
+    assert image.status == "saved"
+    assert len(sandbox.ledger.tasks) == 1
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, -3.0, float("nan")])
+async def test_a_time_that_is_over_pays_for_nothing(
+    sandbox: Sandbox, session_of: SessionOf, tmp_path: Path, timeout_s: float
+) -> None:
+    async with session_of(sandbox) as session:
+        with pytest.raises(TaskTimeoutError, match="nothing was paid"):
+            await session.generate("a fox", to=tmp_path, timeout_s=timeout_s)
+    assert not sandbox.ledger.requests["create"]
+
+
+async def test_a_call_that_is_cancelled_as_its_turn_comes_pays_for_nothing_or_is_told_of(
+    sandbox: Sandbox, session_of: SessionOf, tmp_path: Path
+) -> None:
+    orphans: list[Orphan] = []
+    async with session_of(sandbox, rate=0.5, on_orphan=orphans.append) as session:
+        await session.generate("first", to=tmp_path / "first.png")
+        call = asyncio.ensure_future(session.generate("second", to=tmp_path / "second.png"))
+        await until(lambda: session.stats.waiting == 1)
+        assert session._pipeline is not None
+        call.cancel()
+        session._pipeline.submitter.governor._next_s = 0.0  # its turn, in this very moment
+        session._pipeline.submitter._let_go()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert len(sandbox.ledger.tasks) == 1 + len(orphans)
+
+
+def test_an_on_orphan_that_nobody_would_await_is_refused() -> None:
+    async def keep(orphan: Orphan) -> None:
+        """Nobody awaits this."""
+
+    with pytest.raises(TypeError, match="on_orphan takes a plain function"):
+        KreaSession("sk-evo-x", on_orphan=keep)
+
+
+async def test_a_picture_that_could_not_be_finished_is_told_of(session_of: SessionOf, tmp_path: Path) -> None:
+    orphans: list[Orphan] = []
+
+    class BodyError(Exception):
+        """The session's own body fails."""
+
+    async with Sandbox(durations=Durations.fixed(30.0)) as sandbox:
+        with pytest.raises(BodyError):  # noqa: PT012
+            async with session_of(sandbox, on_orphan=orphans.append) as session:
+                call = asyncio.ensure_future(session.generate("a fox", to=tmp_path, if_cancelled="finish"))
+                await until(lambda: session.stats.followed)
+                call.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await call
+                await asyncio.sleep(0)
+                raise BodyError
+        assert [orphan.task_id for orphan in orphans] == list(sandbox.ledger.tasks)
