@@ -120,6 +120,7 @@ class Job:
         unreadable, SessionClosedError when the session ends before the task does. Cancelling ends the waiting only.
         """
         while (outcome := self._outcome) is None:
+            self._pipeline.lifetime.check()
             await self._ended.wait()
         if isinstance(outcome, KreaError):
             raise outcome

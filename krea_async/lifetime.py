@@ -17,18 +17,25 @@ class Lifetime:
 
     def __init__(self) -> None:
         self._open = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._running: set[anyio.CancelScope] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
     def begin(self) -> None:
-        """Operations are welcome from now on."""
+        """Operations are welcome from now on, in this event loop."""
         self._open = True
+        self._loop = asyncio.get_running_loop()
 
     def check(self) -> None:
-        """Raise SessionClosedError unless the session is open."""
+        """Raise SessionClosedError unless the session is open, and this is its event loop."""
         if not self._open:
             raise SessionClosedError("the session is not open; use it inside `async with KreaSession() as session:`")
+        if running_loop() is not self._loop:
+            raise SessionClosedError(
+                "this session belongs to another event loop: use one session for each loop, or hand the call over with "
+                "asyncio.run_coroutine_threadsafe"
+            )
 
     @contextmanager
     def operation(self) -> Iterator[None]:
@@ -65,3 +72,11 @@ class Lifetime:
             scope.cancel()
         with anyio.CancelScope(shield=True):
             await self._idle.wait()
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """This thread's event loop; None: it runs none."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

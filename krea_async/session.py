@@ -24,6 +24,7 @@ from krea_async.events import Event, Events, Orphan, check_is_plain
 from krea_async.gateway.retrying import retrying
 from krea_async.gateway.transport import TimeoutPolicy
 from krea_async.job import Job, attached, target_of
+from krea_async.lifetime import running_loop
 from krea_async.models import Balance, ImageRequest, Quality, Size
 from krea_async.orders import IF_CANCELLED, IfCancelled, Orders
 from krea_async.pipeline import Pipeline
@@ -262,7 +263,7 @@ class KreaSession(anyio.AsyncContextManagerMixin):
         May be called from any thread. An id that the session does not follow costs nothing, nor does a closed session.
         """
         if self._pipeline is not None and self._loop is not None:
-            if self._loop is _running_loop():
+            if self._loop is running_loop():
                 self._pipeline.poller.notify(task_id)
             else:
                 with suppress(RuntimeError):  # that loop is closed
@@ -287,11 +288,6 @@ class KreaSession(anyio.AsyncContextManagerMixin):
     def _open(self) -> Pipeline:
         if self._pipeline is None:
             raise SessionClosedError("the session is not open; use it inside `async with KreaSession() as session:`")
-        if _running_loop() is not self._loop:
-            raise SessionClosedError(
-                "this session belongs to another event loop: use one session for each loop, or hand the call over with "
-                "asyncio.run_coroutine_threadsafe"
-            )
         self._pipeline.lifetime.check()
         return self._pipeline
 
@@ -300,13 +296,6 @@ def _check_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         words = " or ".join(map(repr, allowed))
         raise InvalidRequestError(f"{name} {value!r} is not {words}", field=name, value=value, allowed=words)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 async def _poll(pipeline: Pipeline, scope: anyio.CancelScope) -> None:

@@ -152,7 +152,12 @@ async def test_another_event_loop_is_told_what_to_do(sandbox: Sandbox, session_o
         async def elsewhere() -> None:
             with pytest.raises(SessionClosedError, match="another event loop"):
                 await session.generate("a fox")
+            with pytest.raises(SessionClosedError, match="another event loop"):
+                await job.wait()
 
+        job = session.attach("task-unified-1-abcdefgh")
+        with pytest.raises(SessionClosedError, match="another event loop"):
+            await asyncio.to_thread(session.attach, "task-unified-1-abcdefgh")
         await asyncio.to_thread(asyncio.run, elsewhere())
     assert not sandbox.ledger.tasks
 
