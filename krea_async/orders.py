@@ -160,6 +160,8 @@ class Orders:
                 cancelled.add_note(_words(order, if_cancelled))
             raise
         except TimeoutError:
+            if not deadline.expired():
+                raise
             self._given_up(order, request, target, if_cancelled)
             raise TaskTimeoutError(
                 f"there is no picture after {timeout_s:g} s; {_words(order, if_cancelled)}",

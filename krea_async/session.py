@@ -1,4 +1,4 @@
-"""`KreaSession`: what users hold. Owns the sockets and the one task group, and composes the rest."""
+"""`KreaSession`: what users hold. It owns the one task group; `composition` opens the rest."""
 
 import asyncio
 import os

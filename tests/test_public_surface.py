@@ -87,7 +87,9 @@ def test_the_session_has_the_designed_methods() -> None:
     generate = inspect.signature(KreaSession.generate).parameters
     assert list(generate)[:2] == ["self", "prompt"]
     assert {"size", "quality", "to"} <= set(generate)
-    assert list(inspect.signature(KreaSession.submit).parameters)[:2] == ["self", "request"]
+    submit = inspect.signature(KreaSession.submit).parameters
+    assert list(submit) == ["self", "request", "priority"]
+    assert submit["priority"].kind is inspect.Parameter.KEYWORD_ONLY
     assert list(inspect.signature(KreaSession.attach).parameters) == ["self", "task_id"]
     assert list(inspect.signature(KreaSession.render).parameters)[:3] == ["self", "prompts", "directory"]
     assert list(inspect.signature(KreaSession.credits).parameters) == ["self"]
