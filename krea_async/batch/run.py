@@ -187,7 +187,7 @@ class Batch(anyio.AsyncContextManagerMixin):
                 await self._keep_books(self._books.manifest.flush)
                 await self._keep_books(self._books.journal.flush)
         finally:
-            self._results.put_nowait(None)  # also if the feed did not live to say so
+            self._results.put_nowait(None)
             self._worked.set()
 
     def __aiter__(self) -> AsyncIterator[GeneratedImage]:
@@ -265,7 +265,6 @@ class Batch(anyio.AsyncContextManagerMixin):
             log.warning("the prompt list failed: %r; the rows before it are finished", error)
             self._list_error = error
         self._fed = True
-        self._end_if_done()
 
     async def _feed_left(self, rows: asyncio.TaskGroup) -> None:
         """What earlier runs left comes first; what is finished is fetched before anything new is ordered."""
@@ -331,17 +330,12 @@ class Batch(anyio.AsyncContextManagerMixin):
         self._in_flight -= 1
         if self._pipeline.submitter.stopped_by(self._stop) is not None:
             self._feeding.cancel()  # the list may be waiting for its next prompt
-        self._end_if_done()
 
     def _not_ahead(self, entry: Entry) -> None:
         """The row has left, or does not have to; another one may be begun."""
         if entry in self._ahead:
             self._ahead.remove(entry)
             self._lookahead.release()
-
-    def _end_if_done(self) -> None:
-        if self._fed and self._in_flight == 0:
-            self._results.put_nowait(None)
 
     async def _keep_books(self, write: Callable[[], Awaitable[None]]) -> None:
         try:
