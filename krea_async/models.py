@@ -14,6 +14,7 @@ from attrs import Attribute, field, frozen, validators
 
 from krea_async.addresses import is_internal_host
 from krea_async.errors import InvalidRequestError
+from krea_async.suggestions import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +59,9 @@ _USD: Final[dict[Quality, float]] = {"1K": 0.0067, "2K": 0.027}
 _CLEAN_URL: Final = re.compile(r"https://[\w.:\[\]%-]+[/?#]", re.ASCII | re.IGNORECASE)
 
 
-def _refuse(attribute: "Attribute[Any]", value: object, allowed: str) -> InvalidRequestError:
+def _refuse(attribute: "Attribute[Any]", value: object, allowed: str, hint: str = "") -> InvalidRequestError:
     return InvalidRequestError(
-        f"{attribute.name} {_shown(value)} is not {allowed}", field=attribute.name, value=value, allowed=allowed
+        f"{attribute.name} {_shown(value)} is not {allowed}{hint}", field=attribute.name, value=value, allowed=allowed
     )
 
 
@@ -97,12 +98,12 @@ def _warn_if_long(_: object, _attribute: "Attribute[str]", value: str) -> None:
 
 def _check_size(_: object, attribute: "Attribute[Size]", value: object) -> None:
     if value not in SIZES:
-        raise _refuse(attribute, value, f"one of {', '.join(SIZES)}")
+        raise _refuse(attribute, value, f"one of {', '.join(SIZES)}", did_you_mean(value, SIZES))
 
 
 def _check_quality(_: object, attribute: "Attribute[Quality]", value: object) -> None:
     if value not in QUALITIES:
-        raise _refuse(attribute, value, f"one of {', '.join(QUALITIES)}")
+        raise _refuse(attribute, value, f"one of {', '.join(QUALITIES)}", did_you_mean(value, QUALITIES))
 
 
 def _check_seed(_: object, attribute: "Attribute[int | None]", value: object) -> None:
@@ -183,7 +184,7 @@ class ImageRequest:
         for name in value:
             if name not in REQUEST_FIELDS:
                 raise InvalidRequestError(
-                    f"unknown field {_shown(name)}",
+                    f"unknown field {_shown(name)}{did_you_mean(name, REQUEST_FIELDS)}",
                     field=str(name),
                     value=value[name],
                     allowed=f"one of {', '.join(REQUEST_FIELDS)}",
@@ -207,6 +208,18 @@ class ImageRequest:
 
 
 REQUEST_FIELDS: Final = tuple(attribute.name for attribute in ImageRequest.__attrs_attrs__)
+
+
+@frozen
+class IndexedRequest:
+    """A row that knows its number in its whole list: a part of a list keeps the numbers, and so the file names.
+
+    index: from 0.
+    """
+
+    index: int = field(validator=validators.ge(0))
+    request: ImageRequest
+
 
 FINISHED_STATUSES: Final = frozenset({"completed", "failed", "cancelled"})
 KNOWN_STATUSES: Final = FINISHED_STATUSES | {"pending", "processing"}

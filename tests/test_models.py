@@ -127,7 +127,7 @@ def test_prices() -> None:
 def test_other_sizes_are_refused(size: object) -> None:
     error = refusal(size=size)
     assert (error.field, error.value, error.allowed) == ("size", size, f"one of {', '.join(SIZES)}")
-    assert str(error) == f"size {size!r} is not one of {', '.join(SIZES)}"
+    assert str(error).startswith(f"size {size!r} is not one of {', '.join(SIZES)}")  # and what may have been meant
 
 
 @pytest.mark.parametrize("quality", ["1k", "4K", "", None, 1])

@@ -146,7 +146,8 @@ def test_a_problem_is_one_line_with_file_line_field_value_and_allowed(write: Wri
         field="size",
         value="16x9",
         allowed="one of 1:1, 4:3, 3:4, 5:4, 4:5, 2:3, 3:2, 9:16, 16:9, 1:2, 2:1",
-        message="size '16x9' is not one of 1:1, 4:3, 3:4, 5:4, 4:5, 2:3, 3:2, 9:16, 16:9, 1:2, 2:1",
+        message="size '16x9' is not one of 1:1, 4:3, 3:4, 5:4, 4:5, 2:3, 3:2, 9:16, 16:9, 1:2, 2:1; "
+        "did you mean '16:9'?",
     )
     assert str(problem) == f"{path}:2: {problem.message}"
 
@@ -186,7 +187,7 @@ def test_a_problem_is_one_line_with_file_line_field_value_and_allowed(write: Wri
         ("p.csv", b'prompt\n"b\n\xe9"\nc\n', 2, "not UTF-8"),
         ("p.csv", b"prompt\n" + b'"' + b"a\n" * 100_000, 2, "quote"),
         ("p.csv", b"prompt,sise\na,1:1\n", 1, "'sise'"),
-        ("p.csv", b"prompt;size\na;1:1\n", 1, "no column 'prompt'"),
+        ("p.csv", b"prompt\tsize\na\t1:1\n", 1, "no column 'prompt'"),
         ("p.csv", b"prompt,\na,\n", 1, "unknown column ''"),
         ("p.csv", b"prompt,size,prompt\na,1:1,b\n", 1, "'prompt' is there 2 times"),
         ("p.csv", b"size\n1:1\n", 1, "no column 'prompt'"),
