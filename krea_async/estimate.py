@@ -17,9 +17,10 @@ from attrs import frozen
 
 from krea_async.batch.policy import BatchPolicy
 from krea_async.errors import InvalidRequestError
-from krea_async.models import ImageRequest, Quality
-from krea_async.storage.history import JOURNAL_NAME, History, OpenRow
-from krea_async.storage.records import Failed, Saved, content_digest_of
+from krea_async.models import ImageRequest, IndexedRequest, Quality
+from krea_async.storage.history import JOURNAL_NAME, History
+from krea_async.storage.open_row import OpenRow
+from krea_async.storage.records import Failed, Row, Saved, content_digest_of
 from krea_async.storage.replay import RowState
 
 TASK_S: Final = 45.0
@@ -96,7 +97,7 @@ class Estimate:
 
 
 def estimate(
-    requests: Iterable[ImageRequest | InvalidRequestError],
+    requests: Iterable[ImageRequest | IndexedRequest | InvalidRequestError],
     directory: Path | None = None,
     *,
     policy: BatchPolicy | None = None,
@@ -152,11 +153,12 @@ class _Rows:
         if history is not None:
             for row in history.open_rows():
                 self._under_way.add(row.n)
-                self._take_up(row, history.request(row.n))
+                self._take_up(row, history.row(row.n))
         self.others = len(self._under_way)
 
-    def add(self, request: ImageRequest | InvalidRequestError) -> None:
+    def add(self, row: ImageRequest | IndexedRequest | InvalidRequestError) -> None:
         """The list's next row."""
+        request = row.request if isinstance(row, IndexedRequest) else row
         self.listed += 1
         if isinstance(request, InvalidRequestError):
             self.kinds["failed"] += 1
@@ -190,15 +192,15 @@ class _Rows:
         self.kinds["to_make"] += 1
         self.paid[request.quality] += 1
 
-    def _take_up(self, row: OpenRow, request: ImageRequest) -> None:
+    def _take_up(self, left: OpenRow, row: Row) -> None:
         """A row that an earlier run had sent."""
-        if row.state is RowState.INTENT and self._is_stale(row):
+        if left.state is RowState.INTENT and self._is_stale(left):
             self.kinds["unknown"] += 1
             return
-        self._seen.add(content_digest_of(request))
-        if row.state is RowState.INTENT:
+        self._seen.add(content_digest_of(row.request, drawn=row.drawn))
+        if left.state is RowState.INTENT:
             self.kinds["unanswered"] += 1
-            self.paid[request.quality] += 1
+            self.paid[row.request.quality] += 1
         else:
             self.kinds["to_fetch"] += 1
 
@@ -214,8 +216,8 @@ class _Rows:
         if self._saved is None:
             self._saved = defaultdict(list)
             for n in range(history.rows):
-                if history.state(n) is RowState.SAVED and (request := history.request(n)).seed:
-                    self._saved[content_digest_of(request)].append(n)
+                if history.state(n) is RowState.SAVED and (row := history.row(n)).request.seed and not row.drawn:
+                    self._saved[content_digest_of(row.request)].append(n)
         return any(self._is_there(history.saved(n)) for n in self._saved.get(digest, ()))
 
     def _is_there(self, saved: Saved) -> bool:

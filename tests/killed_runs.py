@@ -20,13 +20,13 @@ import anyio
 import disk_steps
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
-from attrs import asdict, field, frozen
+from attrs import asdict, evolve, field, frozen
 from conftest import IMPATIENT
 from disk_steps import Answered, Asked, DirectorySynced, Posted, Step, Written, watched
 
 from krea_async import BatchPolicy, ImageRequest, KreaSession, RetryPolicy, scheduler
 from krea_async.batch.opening import plan
-from krea_async.cli.running import report_json
+from krea_async.cli.watching.running import report_json
 from krea_async.sandbox import Sandbox
 from krea_async.storage.journal import JournalPolicy
 
@@ -42,7 +42,10 @@ POLICY = BatchPolicy(drain_s=5.0, journal=JournalPolicy(gather_s=0.001, follow_s
 
 @frozen(kw_only=True)
 class Run:
-    """What a process is to do. rows: None: what the directory knows. hard_links: whether the file system has any."""
+    """What a process is to do. rows: None: what the directory knows. hard_links: whether the file system has any.
+
+    planned: whether all rows are noted first, as the command line does it. policy: what differs from `POLICY`.
+    """
 
     url: str
     key: str
@@ -50,6 +53,8 @@ class Run:
     rows: list[dict[str, Any]] | None
     kill: Kill | None = None
     hard_links: bool = True
+    planned: bool = True
+    policy: dict[str, Any] = field(factory=dict)
     concurrency: int = 4
 
 
@@ -211,11 +216,13 @@ async def _live(run: Run, said: int) -> dict[str, Any]:
         disk_steps.real["link"] = _no_links
     with watched(directory, killer):
         async with KreaSession(run.key, base_url=run.url, concurrency=run.concurrency, **IMPATIENT) as session:
+            policy = evolve(POLICY, **run.policy)
             if run.rows is None:
-                batch = session.resume(directory, policy=POLICY)
+                batch = session.resume(directory, policy=policy)
             else:
-                await plan(directory, [ImageRequest.of(row) for row in run.rows], POLICY)
-                batch = session.render(run.rows, directory, policy=POLICY)
+                if run.planned:
+                    await plan(directory, [ImageRequest.of(row) for row in run.rows], policy)
+                batch = session.render(run.rows, directory, policy=policy)
             report = await batch
     return {"report": report_json(report), "steps": killer.steps}
 

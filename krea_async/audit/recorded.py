@@ -6,8 +6,6 @@ Rows come one by one, in the order of their records, and may be asked for severa
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from hashlib import blake2b
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
@@ -15,6 +13,7 @@ from attrs import frozen
 
 from krea_async.errors import InvalidRequestError, JournalError
 from krea_async.models import ImageRequest
+from krea_async.storage.digests import digest, ordered, repeated_in
 from krea_async.storage.history import JOURNAL_NAME, History
 from krea_async.storage.manifest import MANIFEST_NAME, manifest_lines
 from krea_async.storage.names import file_stem
@@ -87,7 +86,7 @@ class _JournalRecords:
         for left in self._history.open_rows():
             with suppress(JournalError):  # the row's own line is lost
                 row = self._history.row(left.n)
-                stems.add(file_stem(row.index, row.request))
+                stems.add(file_stem(row.index, row.request, row.stem))
         return frozenset(stems)
 
 
@@ -153,21 +152,3 @@ def _of_manifest(row: Mapping[str, Any], file: str) -> Recorded:
     width, height = numbers.pop("width", 0), numbers.pop("height", 0)
     pixels = (width, height) if width and height else None
     return Recorded(request=request, files=(file,), pixels=pixels, **numbers, **words)
-
-
-def digest(text: str) -> int:
-    """64 bits that stand for a text where a million of them are remembered."""
-    return int.from_bytes(blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest())
-
-
-def ordered(digests: "array[int]") -> "array[int]":
-    """Them in their order, a part at a time: a list of a million numbers takes five times what an array does."""
-    found = array("Q")
-    for part in range(8):
-        found.extend(sorted(one for one in digests if one >> 61 == part))
-    return found
-
-
-def repeated_in(digests: "array[int]") -> set[int]:
-    """Those that are there more than once; `digests` are in their order."""
-    return {one for one, other in pairwise(digests) if one == other}

@@ -127,7 +127,14 @@ def _not_tried(problem: Problem) -> Unrepaired:
         return Unrepaired(problem=problem, reason="the file must be made readable first", outlook="later")
     if problem.n is None:
         return Unrepaired(problem=problem, reason="there is no journal to note a new picture in", outlook="later")
-    return Unrepaired(problem=problem, reason="no task is known that it could come from", outlook="gone")
+    return _unrepaired(problem, "no task is known that it could come from", "gone")
+
+
+def _unrepaired(problem: Problem, reason: str, outlook: Outlook) -> Unrepaired:
+    """With what another order of the same picture needs, where that is all that is left."""
+    if outlook == "gone" and problem.seed:
+        reason += f"; its seed was {problem.seed}"
+    return Unrepaired(problem=problem, reason=reason, outlook=outlook)
 
 
 def _rebuild(directory: Path) -> None:
@@ -167,7 +174,7 @@ class _Repair:
                     raise
                 is_gone = isinstance(error, _GONE) or error.code == DAMAGED_THERE
                 outlook: Outlook = "gone" if is_gone else "later"
-                self.left += (Unrepaired(problem=one, reason=str(error), outlook=outlook) for one in problems)
+                self.left += (_unrepaired(one, str(error), outlook) for one in problems)
             else:
                 self.repaired += problems
 

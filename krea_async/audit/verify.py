@@ -19,8 +19,9 @@ from typing import Final
 from attrs import evolve, frozen
 
 from krea_async.audit.examine import Decoder, Finding, Kind, Seen, examine, is_picture_name, pillow
-from krea_async.audit.recorded import Recorded, Records, Source, digest, open_records, ordered, repeated_in
+from krea_async.audit.recorded import Recorded, Records, Source, open_records
 from krea_async.errors import DISK_ERROR, JournalError
+from krea_async.storage.digests import digest, ordered, repeated_in
 from krea_async.storage.names import PICTURE_SUFFIXES
 from krea_async.storage.records import content_digest_of
 
@@ -32,8 +33,9 @@ class Problem:
     """Something that is wrong with one row's picture.
 
     n: the row's number in the journal, None if there is none; index, id: of the row in its list. task_id: the task that
-    the picture is from. repairable: whether it can be asked for again, at no cost; the gateway keeps it for a day.
-    rerender_credits, rerender_usd: what another picture costs by the price list; None if the request is not known.
+    the picture is from; seed: what it was asked for with, and may be made again with. repairable: whether it can be
+    asked for again, at no cost; the gateway keeps it for a day. rerender_credits, rerender_usd: what another picture
+    costs by the price list; None if the request is not known.
     """
 
     n: int | None
@@ -41,6 +43,7 @@ class Problem:
     id: str | None
     file: str
     task_id: str | None
+    seed: int | None
     kind: Kind
     message: str
     repairable: bool
@@ -144,6 +147,7 @@ def _problem(row: Recorded, finding: Finding) -> Problem:
         id=request.id if request else None,
         file=finding.file,
         task_id=row.task_id,
+        seed=request.seed if request else None,
         kind=finding.kind,
         message=finding.message,
         repairable=finding.curable and row.n is not None,

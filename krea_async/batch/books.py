@@ -10,6 +10,7 @@ from pathlib import Path
 from krea_async._version import __version__
 from krea_async.batch.entry import Entry
 from krea_async.batch.known import KnownRows
+from krea_async.batch.noting import Noting
 from krea_async.control.backlog import LINK_LIFETIME_S
 from krea_async.errors import (
     DownloadError,
@@ -23,16 +24,17 @@ from krea_async.models import Task
 from krea_async.results import GeneratedImage, UnknownOutcome, error_code
 from krea_async.storage.journal import Journal
 from krea_async.storage.manifest import Manifest
-from krea_async.storage.records import Accepted, Completed, Failed, Intent, Left, RunBegun, RunEnded, Saved
+from krea_async.storage.records import Accepted, Completed, Failed, Intent, Left, Row, RunBegun, RunEnded, Saved
 
 
 class Books:
     """Open for one batch; `open_books` makes it."""
 
-    def __init__(self, directory: Path, known: KnownRows, journal: Journal, manifest: Manifest) -> None:
+    def __init__(self, directory: Path, known: KnownRows, journal: Journal, manifest: Manifest, noting: Noting) -> None:
         self.directory = directory
         self.known = known
         self.journal = journal
+        self._noting = noting
         self.manifest = manifest
         self.has_replaced = False
         """Whether a row that the manifest told of before has ended again."""
@@ -43,10 +45,15 @@ class Books:
         may have been forgotten by then."""
         self._late: list[UnknownOutcome] = []
 
+    def draw_seed(self, entry: Entry) -> None:
+        """Give a row that is about to be submitted its seed, if that is to be ours. Raises JournalError."""
+        if entry.noted is None and self._noting.draws(entry.request):
+            self.row_of(entry)
+
     async def intend(self, entry: Entry, key: str) -> None:
         """The row is about to be sent under `key`. Raises JournalError if that cannot be kept: then do not send."""
         now_s = time.time()
-        self.journal.note(Intent(n=self._number(entry), key=key, at_s=now_s))
+        self.journal.note(Intent(n=self.row_of(entry).n, key=key, at_s=now_s))
         await self.journal.durable(self.journal.policy.gather_s)
         entry.sent = True
         entry.sent_s = now_s if entry.sent_s is None else entry.sent_s
@@ -62,7 +69,7 @@ class Books:
             self.maybe_twice[:] = self._late
         self.journal.note(
             Accepted(
-                n=self._number(entry),
+                n=self.row_of(entry).n,
                 task_id=task.id,
                 credits=task.credits_reserved,
                 created_s=task.created,
@@ -79,7 +86,7 @@ class Books:
         entry.expires_s = entry.accepted_s + LINK_LIFETIME_S
         self.journal.note_lazily(
             Completed(
-                n=self._number(entry),
+                n=self.row_of(entry).n,
                 links=task.results,
                 expires_s=entry.expires_s,
                 credits=task.credits_used,
@@ -103,16 +110,18 @@ class Books:
             self.manifest.add(image)
             self.has_replaced = self.has_replaced or self.known.history.runs > 0
 
-    def _number(self, entry: Entry) -> int:
-        """The row's number in the journal; it gets one when there is something to say of it."""
-        if entry.n is None:
-            entry.n = self.journal.plan(entry.request, index=entry.index)
-        return entry.n
+    def row_of(self, entry: Entry) -> Row:
+        """The row's line in the journal; it gets one when there is something to say of it. Raises JournalError."""
+        row = entry.noted
+        if row is None:
+            row = self._noting.note(entry.request, index=entry.index)
+            entry.take(row)
+        return row
 
     def _note_saved(self, entry: Entry, image: GeneratedImage) -> None:
         self.journal.note_lazily(
             Saved(
-                n=self._number(entry),
+                n=self.row_of(entry).n,
                 credits=entry.saved.credits if entry.saved is not None else image.credits,
                 task_id=image.task_id,
                 files=[path.name for path in image.paths],
@@ -129,7 +138,7 @@ class Books:
         if is_verdict(error, entry):
             self.journal.note_lazily(
                 Failed(
-                    n=self._number(entry),
+                    n=self.row_of(entry).n,
                     credits=_credits_of(entry, image, error),
                     charged=error.charged,
                     task_id=image.task_id,
@@ -143,7 +152,7 @@ class Books:
         else:
             self.journal.note_lazily(
                 Left(
-                    n=self._number(entry),
+                    n=self.row_of(entry).n,
                     charged=error.charged,
                     error=type(error).__name__,
                     code=error.code,

@@ -4,8 +4,8 @@ from attrs import define
 
 from krea_async.control.budget import Reservation
 from krea_async.models import ImageRequest, Task
-from krea_async.storage.history import OpenRow
-from krea_async.storage.records import Saved
+from krea_async.storage.open_row import OpenRow
+from krea_async.storage.records import Row, Saved
 from krea_async.storage.replay import RowState
 
 
@@ -13,6 +13,7 @@ from krea_async.storage.replay import RowState
 class Entry:
     """A row of a batch. n: its number in the journal, None until it is noted there. index: in the list.
 
+    noted: its line there, once that was read or written; what it says counts, whatever the list says now.
     key: the idempotency key that it is, or was, sent under. known: what an earlier run left of it. saved: what an
     earlier run saved of it, if that is not there any more. reservation: what the budget has set aside for it.
     sent: whether it may have reached the gateway; sent_s: when it was first sent under its key, in Unix seconds.
@@ -22,6 +23,7 @@ class Entry:
     index: int
     request: ImageRequest
     n: int | None = None
+    noted: Row | None = None
     key: str | None = None
     known: OpenRow | None = None
     saved: Saved | None = None
@@ -34,6 +36,15 @@ class Entry:
     lost: str | None = None
     accepted_s: float = 0.0
     expires_s: float | None = None
+
+    def take(self, row: Row) -> None:
+        """Go by the row's line in the journal: what is sent under a key must be what it says."""
+        self.n, self.noted, self.request = row.n, row, row.request
+
+    @property
+    def may_have_twins(self) -> bool:
+        """Whether it shows the same picture as any equal row: its list gives it a seed."""
+        return bool(self.request.seed) and not (self.noted is not None and self.noted.drawn)
 
     @property
     def is_fetchable(self) -> bool:

@@ -1,14 +1,14 @@
 """Where a batch's rows come from: first what earlier runs left under way, then the list, row by row."""
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from functools import partial
 from operator import length_hint
-from typing import Any
 
 from krea_async.batch.books import Books
 from krea_async.batch.entry import Entry
 from krea_async.batch.lost import journalled, search
+from krea_async.batch.numbering import Numbering, Prompt
 from krea_async.control.backlog import earliest_deadline_first
 from krea_async.errors import InvalidRequestError, KreaError
 from krea_async.gateway.client import MAX_BATCH_IDS
@@ -19,9 +19,6 @@ from krea_async.results import GeneratedImage
 from krea_async.storage.disk import in_thread
 
 log = logging.getLogger(__name__)
-
-Prompt = str | ImageRequest | Mapping[str, Any] | InvalidRequestError
-"""A row of a prompt list; one that could not be read is its own error, and fails alone."""
 
 Prompts = Iterable[Prompt] | AsyncIterable[Prompt]
 
@@ -88,11 +85,12 @@ class Feed:
                 self._read += 1
                 yield await books.known.settled(entry) or entry
             return
+        numbering = Numbering()
         async for prompt in _as_async(self._prompts):
-            index = self._read
+            index, content = numbering.take(prompt)
             self._read += 1
             try:
-                request = ImageRequest.of(prompt)
+                request = ImageRequest.of(content)
             except InvalidRequestError as error:
                 log.info("row %d failed: %s", index, error)
                 yield GeneratedImage(index=index, status="failed", error=error)

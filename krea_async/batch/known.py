@@ -67,20 +67,14 @@ class KnownRows:
         known = self._under_way.get(n) or self.history.kept_key(n)
         entry = Entry(index, request, n=n, known=known)
         if known is not None:
-            recorded = self.history.row(n).request  # the same key must come with the same body
-            entry.request, entry.key, entry.task_id = recorded, known.key, known.task_id
+            entry.take(self.history.row(n))
+            entry.key, entry.task_id = known.key, known.task_id
             entry.sent = known.state is not RowState.PLANNED
             entry.sent_s = (known.intended_s or 0.0) if entry.sent else None
             if known.accepted is not None:
                 entry.accepted_s = known.accepted.at_s
                 entry.expires_s = known.expires_s
         return entry
-
-    def first_index(self, entry: Entry) -> int:
-        """What names the row's picture: its index when it was first noted; the list may have changed since."""
-        if entry.n is None or entry.n >= self.history.rows:
-            return entry.index
-        return self.history.row(entry.n).index
 
     def was_settled(self, entry: Entry) -> bool:
         """Whether an earlier run had brought the row to its end."""
@@ -93,6 +87,8 @@ class KnownRows:
         if entry.n is None or entry.n >= self.history.rows:
             return None
         state = self.history.state(entry.n)
+        if self.history.has_drawn and not entry.request.seed and (row := self.history.row(entry.n)).drawn:
+            entry.take(row)
         if state is RowState.SAVED:
             saved = self.history.saved(entry.n)
             if await self._is_there(saved):
@@ -102,7 +98,7 @@ class KnownRows:
             failed = self.history.failed(entry.n)
             if not self._is_retried(failed):
                 return _failed_before(entry, failed)
-        entry.request = self.history.row(entry.n).request  # what is sent under a key must be what the journal says
+        entry.take(self.history.row(entry.n))
         if entry.is_copy:
             entry.task_id = self._task_like(entry.request)
         return None

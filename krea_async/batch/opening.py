@@ -4,13 +4,16 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path, PurePath
+from random import Random
 from typing import Final
 
 from krea_async.batch.books import Books
 from krea_async.batch.known import KnownRows
+from krea_async.batch.noting import Noting
+from krea_async.batch.numbering import Numbering
 from krea_async.batch.policy import BatchPolicy
 from krea_async.errors import InvalidRequestError
-from krea_async.models import ImageRequest
+from krea_async.models import ImageRequest, IndexedRequest
 from krea_async.storage.disk import disk_errors, in_thread, make_directory
 from krea_async.storage.history import History
 from krea_async.storage.journal import Journal, open_journal
@@ -26,7 +29,7 @@ _LINES_NAMED: Final = 20
 
 
 @asynccontextmanager
-async def open_books(directory: Path, policy: BatchPolicy) -> AsyncIterator[Books]:
+async def open_books(directory: Path, policy: BatchPolicy, rng: Random) -> AsyncIterator[Books]:
     """The books of `directory`, which is made if need be. Raises JournalError, and DownloadError for its disk."""
     await make_directory(directory)
     async with open_journal(directory, policy.journal, skip_damaged=policy.skip_damaged) as (journal, history):
@@ -37,7 +40,8 @@ async def open_books(directory: Path, policy: BatchPolicy) -> AsyncIterator[Book
             if history.runs and not is_whole:  # the last run was killed, and had lines to write
                 await in_thread(lambda: rebuild_manifest(directory, history))
         async with open_manifest(directory) as manifest:
-            books = Books(directory, KnownRows(directory, history, policy), journal, manifest)
+            known = KnownRows(directory, history, policy)
+            books = Books(directory, known, journal, manifest, Noting(journal, policy, rng))
             yield books
         if books.has_replaced:
             with disk_errors(directory), History(journal.path, skip_damaged=policy.skip_damaged) as now:
@@ -49,7 +53,7 @@ def _stems(history: History) -> Iterator[str]:
     for left in history.open_rows():
         if not history.is_lost(left.n):
             row = history.row(left.n)
-            yield file_stem(row.index, row.request)
+            yield file_stem(row.index, row.request, row.stem)
     for n in range(history.rows):
         if history.state(n) is RowState.SAVED:
             yield from (PurePath(name).stem for name in history.saved(n).files)
@@ -73,15 +77,23 @@ def _warn_of_damage(journal: Journal, history: History) -> None:
                 )
 
 
-async def plan(directory: Path, requests: Iterable[ImageRequest | InvalidRequestError], policy: BatchPolicy) -> None:
+async def plan(
+    directory: Path,
+    requests: Iterable[ImageRequest | IndexedRequest | InvalidRequestError],
+    policy: BatchPolicy,
+    rng: Random | None = None,
+) -> None:
     """Note every row of a list in the journal before the first is sent, so that a run can be resumed without the list.
 
-    Rows that it knows already are left as they are. Raises JournalError, and DownloadError for the directory.
+    Rows that it knows already are left as they are. rng: for seeds that are drawn. Raises JournalError, and
+    DownloadError for the directory.
     """
     await make_directory(directory)
     async with open_journal(directory, policy.journal, skip_damaged=policy.skip_damaged) as (journal, history):
-        for index, request in enumerate(requests):
+        noting, numbering = Noting(journal, policy, rng or Random()), Numbering()
+        for count, row in enumerate(requests, 1):
+            index, request = numbering.take(row)
             if isinstance(request, ImageRequest) and history.match(request) is None:
-                journal.plan(request, index=index)
-            if index % _ROWS_A_WRITE == _ROWS_A_WRITE - 1:
+                noting.note(request, index=index)
+            if count % _ROWS_A_WRITE == 0:
                 await journal.flush()

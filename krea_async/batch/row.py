@@ -138,6 +138,7 @@ class RowRunner:
         if entry.lost is not None or self._books.known.is_stale(entry):
             lost = entry.lost or Search(gap="it was not searched").words(self._books.known.lost_row(entry))
             raise KreaError(lost, code=UNKNOWN_OUTCOME, charged="unknown")
+        self._books.draw_seed(entry)
         key = entry.key or next(self._pipeline.keys)
         return await submitted(
             self._pipeline,
@@ -159,14 +160,14 @@ class RowRunner:
         await self._books.accepted(entry, task, repeated=repeated)
 
     def _target(self, entry: Entry) -> Target:
-        index = self._books.known.first_index(entry)
-        stem = file_stem(index, entry.request)
+        row = self._books.row_of(entry)
+        stem = file_stem(row.index, row.request, row.stem)
         if entry.saved is not None:
             stem = PurePath(entry.saved.files[0]).stem
         return Target(
             directory=self._books.directory,
             stem=stem,
-            index=index if entry.request.id else None,
+            index=row.index if row.request.id or row.stem else None,
             resumed=entry.resumed,
             must_exist=True,
             replaces=None if entry.saved is None else entry.saved.files[0],

@@ -10,11 +10,11 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
 import anyio
-from attrs import frozen
 
 from krea_async.batch.books import Books
 from krea_async.batch.entry import Entry
@@ -22,11 +22,12 @@ from krea_async.batch.feed import Feed, Prompts, left_under_way
 from krea_async.batch.gate import Gate
 from krea_async.batch.opening import open_books
 from krea_async.batch.policy import BatchPolicy
+from krea_async.batch.progress import BatchProgress
 from krea_async.batch.row import RowRunner
-from krea_async.control.governor import Limit
 from krea_async.errors import DISK_ERROR, DownloadError, JournalError, KreaError
 from krea_async.pipeline import Pipeline
 from krea_async.results import BatchReport, GeneratedImage, Tally
+from krea_async.storage.manifest import directory_records
 from krea_async.submission import MAX_POSTS_AT_ONCE
 from krea_async.tasks import light_task_group, task_group
 from krea_async.waiting import Stop
@@ -38,24 +39,6 @@ BALANCE_WITHIN_S: Final = 5.0
 
 ROWS_AHEAD: Final = MAX_POSTS_AT_ONCE
 """Rows that are begun and have not left yet: enough for every request that may be under way at a time."""
-
-
-@frozen(kw_only=True)
-class BatchProgress:
-    """A batch at one moment. in_flight: rows taken from the list that have not ended. elapsed_s: seconds.
-
-    limit: what the session has found of the gateway's limits. rate_limited: submissions that were answered 429.
-    """
-
-    in_flight: int
-    saved: int
-    failed: int
-    skipped: int
-    credits: float
-    bytes: int
-    rate_limited: int
-    limit: Limit | None
-    elapsed_s: float
 
 
 class Batch(anyio.AsyncContextManagerMixin):
@@ -121,7 +104,7 @@ class Batch(anyio.AsyncContextManagerMixin):
             self._calls_before = self._pipeline.calls()
             ended = False
             try:
-                async with open_books(self._directory, self._policy) as books:
+                async with open_books(self._directory, self._policy, self._pipeline.rng) as books:
                     await self._prepare(books)
                     async with task_group() as work:
                         work.start_soon(self._work)
@@ -238,6 +221,7 @@ class Batch(anyio.AsyncContextManagerMixin):
             stopped_by=self._pipeline.submitter.stopped_by(self._stop),
             unread=self._list.unread,
             limit=self._pipeline.submitter.governor.limit,
+            records=partial(directory_records, self._directory),
         )
 
     async def _feed(self, rows: asyncio.TaskGroup) -> None:

@@ -1,4 +1,4 @@
-"""Rows that show the same picture: equal in all that makes it, with a seed. One of them is paid for.
+"""Rows that show the same picture: equal in all that makes it, with a seed of the list's. One of them is paid for.
 
 Remembers 200 bytes or so of each row with a seed that is made, and nothing of the others.
 """
@@ -32,7 +32,7 @@ class Twins:
 
     def is_maker(self, entry: Entry) -> bool:
         """Whether the row is to make its picture; from then on the others wait for it. Else `picture_of` has it."""
-        if not entry.request.seed:
+        if not entry.may_have_twins:
             return True
         digest = content_digest_of(entry.request)
         made = self._made.get(digest)
@@ -44,7 +44,7 @@ class Twins:
 
     async def picture_of(self, entry: Entry) -> str | None:
         """The file that shows this picture already, waiting for one that is being made. None: the row is to make it."""
-        if not entry.request.seed:
+        if not entry.may_have_twins:
             return None
         digest = content_digest_of(entry.request)
         while not self.is_maker(entry):
@@ -56,7 +56,7 @@ class Twins:
 
     def ended(self, entry: Entry, path: Path | None) -> None:
         """The row has ended; `path` is its picture, None if there is none. If it was the maker, the next one is."""
-        if not entry.request.seed:
+        if not entry.may_have_twins:
             return
         digest = content_digest_of(entry.request)
         made = self._made.get(digest)

@@ -82,11 +82,11 @@ class Journal:
         self._is_running = False
         self._fault: Exception | None = None
 
-    def plan(self, request: ImageRequest, *, index: int) -> int:
-        """Note a new row; returns its number."""
-        n = self.rows
-        self.note(Row(n=n, index=index, request=request))
-        return n
+    def plan(self, request: ImageRequest, *, index: int, stem: str | None = None, drawn: bool = False) -> Row:
+        """Note a new row, see `Row`; returns its line."""
+        row = Row(n=self.rows, index=index, request=request, stem=stem, drawn=drawn)
+        self.note(row)
+        return row
 
     def note(self, line: Line) -> None:
         """Take a line in; it is written soon. Raises JournalError if the disk has failed."""

@@ -23,7 +23,7 @@ from krea_async.errors import JournalError
 from krea_async.models import ImageRequest
 from krea_async.results import NO_TIME, GeneratedImage, Timings, error_code
 from krea_async.storage.disk import disk_errors, in_thread, make_directory, sync_directory, to_its_end
-from krea_async.storage.history import History
+from krea_async.storage.history import JOURNAL_NAME, History
 from krea_async.storage.replay import RowState
 
 MANIFEST_NAME: Final = "manifest.jsonl"
@@ -162,6 +162,17 @@ def rebuild_manifest(directory: Path, history: History) -> int:
             raise
         sync_directory(directory)
     return lines
+
+
+def directory_records(directory: Path) -> list[dict[str, object]]:
+    """The rows of `directory` that have ended, as a manifest would have them, by their numbers in their list. Blocks.
+
+    Reads the journal, and beside it the manifest, for rows that were no valid requests; so it may run beside a batch.
+    Damaged lines are left out. Raises JournalError and OSError if the files cannot be read.
+    """
+    with History(directory / JOURNAL_NAME, skip_damaged=True) as history:
+        rows = [*_settled_rows(history), *_invalid_rows(directory / MANIFEST_NAME)]
+    return sorted(rows, key=lambda row: row["index"] if isinstance(row["index"], int) else -1)
 
 
 def manifest_row(image: GeneratedImage) -> dict[str, object]:

@@ -33,16 +33,18 @@ _FORBIDDEN: Final = frozenset('<>:"/\\|?*')
 _RESERVED: Final = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9]) *(\.|$)", re.IGNORECASE)
 
 
-def file_stem(index: int | None, request: ImageRequest) -> str:
+def file_stem(index: int | None, request: ImageRequest, noted: str | None = None) -> str:
     """The stem for row `index`: the request's id made safe, else the index, if any, and some words of the prompt.
 
+    noted: what a template called the row when it was noted, which comes before all that.
     One path component of at most `MAX_STEM_BYTES` in UTF-8, never hidden, never an option, never a name that Windows
     reserves. An id that is safe comes back unchanged; one with nothing to keep is treated as not given.
     """
-    if request.id and (name := _safe_id(request.id)):
-        return name
-    slug = _slug(request.prompt)
-    return _safe_id(slug) if index is None else f"{index:05d}-{slug}"
+    for given in (noted, request.id):
+        if given and (name := safe_stem(given)):  # a journal may come from anybody
+            return name
+    slug = slug_of(request.prompt)
+    return safe_stem(slug) if index is None else f"{index:05d}-{slug}"
 
 
 def alternatives(stem: str, index: int | None) -> Iterator[str]:
@@ -78,21 +80,22 @@ class Names:
 
 
 def _key(directory: Path, stem: str) -> tuple[str, str]:
-    return _folded_directory(directory), _folded(stem)
+    return _folded_directory(directory), folded(stem)
 
 
 @lru_cache(maxsize=256)
 def _folded_directory(directory: Path) -> str:
-    return _folded(os.path.abspath(directory))  # noqa: PTH100 - Path.absolute keeps ".."
+    return folded(os.path.abspath(directory))  # noqa: PTH100 - Path.absolute keeps ".."
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
+    """`text` as case-insensitive file systems compare names."""
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
 
-def _slug(prompt: str) -> str:
+def slug_of(prompt: str) -> str:
     """The prompt's letters and digits in lower case, hyphens for the rest."""
     prompt = prompt[:_MAX_READ_CHARS]
     if prompt.isascii():  # the same, sooner
@@ -101,15 +104,15 @@ def _slug(prompt: str) -> str:
     words = "".join(ch if ch.isalnum() or _is_mark(ch) else " " for ch in text).split()
     # A mark belongs to the letter before it; without one it is left out.
     slug = "-".join(filter(None, (word.lstrip("".join(filter(_is_mark, word))) for word in words)))
-    return _cut(slug, _MAX_SLUG_CHARS, _MAX_SLUG_BYTES).rstrip("-") or "untitled"
+    return cut(slug, _MAX_SLUG_CHARS, _MAX_SLUG_BYTES).rstrip("-") or "untitled"
 
 
-def _safe_id(name: str) -> str:
+def safe_stem(name: str) -> str:
     """`name` without what some file system or shell trips over, or "" if nothing is left."""
     text = "".join(ch if ch.isprintable() and ch not in _FORBIDDEN else "\0" for ch in _visible(name))
-    stem = _cut(re.sub("\0+", "-", text).lstrip(".- "), MAX_STEM_BYTES, MAX_STEM_BYTES).rstrip(". ")
+    stem = cut(re.sub("\0+", "-", text).lstrip(".- "), MAX_STEM_BYTES, MAX_STEM_BYTES).rstrip(". ")
     if _RESERVED.match(unicodedata.normalize("NFKC", stem)):  # NFKC: Windows reserves COM¹ as well
-        stem = _cut(f"_{stem}", MAX_STEM_BYTES, MAX_STEM_BYTES).rstrip(". ")
+        stem = cut(f"_{stem}", MAX_STEM_BYTES, MAX_STEM_BYTES).rstrip(". ")
     return stem
 
 
@@ -119,7 +122,7 @@ def _visible(text: str) -> str:
     return unicodedata.normalize("NFC", shown)
 
 
-def _cut(text: str, max_chars: int, max_bytes: int) -> str:
+def cut(text: str, max_chars: int, max_bytes: int) -> str:
     """The start of `text`, within both limits, cut between a letter's marks only if it has too many to keep."""
     kept = text[:max_chars].encode()[:max_bytes].decode(errors="ignore")
     end = len(kept)

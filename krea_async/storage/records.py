@@ -6,7 +6,6 @@ keys is part of the format: `storage.replay` reads the first ones by their place
 """
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
@@ -16,10 +15,11 @@ from operator import attrgetter
 from typing import Any, ClassVar, Final
 from zlib import crc32
 
-from attrs import field, fields, frozen
+from attrs import field, fields, frozen, validators
 
 from krea_async.errors import Charged
 from krea_async.models import REQUEST_FIELDS, ImageRequest
+from krea_async.storage.links import bare_links, without_secrets
 
 JOURNAL_VERSION: Final = 1
 
@@ -27,21 +27,6 @@ CRC_BYTES: Final = len(b',"crc":"00000000"}')
 """What a line's checksum takes at its end, without the newline."""
 
 _encoded: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-_LINK_SECRET: Final = re.compile(r"(https?://[^\s?#\"'<>]*)[?#][^\s\"'<>]*", re.IGNORECASE)
-_LINK_USER: Final = re.compile(r"(https?://)[^\s/?#\"'<>]*@", re.IGNORECASE)
-_WHOLE_LINK: Final = re.compile(r"(https?://)?(?:[^/?#]*@)?([^?#]*).*", re.IGNORECASE | re.DOTALL)
-
-
-def without_secrets(text: str) -> str:
-    """`text` with every link in it cut to host and path: a signed query is a secret, and so are credentials."""
-    if "://" not in text or not ("?" in text or "#" in text or "@" in text):
-        return text
-    return _LINK_SECRET.sub(r"\1", _LINK_USER.sub(r"\1", text))
-
-
-def _bare_links(links: Iterable[str]) -> tuple[str, ...]:
-    """The same of whole links, which may hold any character: what is cut ends where the link ends."""
-    return tuple(_WHOLE_LINK.sub(r"\1\2", link, count=1) for link in links)
 
 
 def _to_ms(seconds: float) -> float:
@@ -78,22 +63,28 @@ class RunBegun:
 
 @frozen(kw_only=True)
 class Row:
-    """A row of the list. n: its number in the journal, from 0, in order. index: its number in its list."""
+    """A row of the list. n: its number in the journal, from 0, in order. index: its number in its list.
+
+    request: what is sent. drawn: its seed is ours; the list has none, and the row is recognised without it. stem: what
+    a template called its file, without the extension; None: it has the usual name.
+    """
 
     event: ClassVar = "row"
     n: int
     index: int
     request: ImageRequest
+    stem: str | None = field(default=None, validator=validators.optional(validators.instance_of(str)))
+    drawn: bool = False
 
     @property
     def digest(self) -> str:
         """`digest_of` the request, in 16 hex digits."""
-        return f"{digest_of(self.request):016x}"
+        return f"{digest_of(self.request, drawn=self.drawn):016x}"
 
     @property
     def content(self) -> str:
         """`content_digest_of` the request, in 16 hex digits."""
-        return f"{content_digest_of(self.request):016x}"
+        return f"{content_digest_of(self.request, drawn=self.drawn):016x}"
 
 
 @frozen(kw_only=True)
@@ -129,7 +120,7 @@ class Completed:
 
     event: ClassVar = "completed"
     n: int
-    links: tuple[str, ...] = field(converter=_bare_links)
+    links: tuple[str, ...] = field(converter=bare_links)
     expires_s: float = field(converter=_to_ms)
     credits: float | None = None
     at_s: float = field(converter=_to_ms)
@@ -225,6 +216,9 @@ _FIELDS: Final = {
     for cls in _CLASSES
 }
 _WRITTEN: Final = {**_FIELDS, Row: tuple((key, key) for key in ("n", "digest", "content", "index", "request"))}
+_OPTIONAL: Final = ("stem", "drawn")
+"""Keys that end a row's line if they say something. Without knowing them, a reader finds and sends the same row."""
+
 _DEFAULTS: Final = {attribute.name: attribute.default for attribute in fields(ImageRequest)}
 
 
@@ -240,7 +234,10 @@ _FORMS: Final = {cls: _form(cls) for cls in _CLASSES}
 def encode(line: Line) -> bytes:
     """The line's bytes, newline included."""
     form, values = _FORMS[type(line)]
-    body = (form % tuple(map(_json, values(line)))).encode(errors="backslashreplace")  # for lone surrogates
+    text = form % tuple(map(_json, values(line)))
+    if type(line) is Row and (line.stem or line.drawn):
+        text += "".join(f',"{key}":{_json(value)}' for key in _OPTIONAL if (value := getattr(line, key)))
+    body = text.encode(errors="backslashreplace")  # for lone surrogates
     return b'%b,"crc":"%08x"}\n' % (body, crc32(body))
 
 
@@ -275,7 +272,7 @@ def decode(line: bytes) -> Line:
     if cls is None:
         raise ValueError(f"the event {facts.get('e')!r} is unknown")
     try:
-        values = {name: facts[key] for key, name in _FIELDS[cls]}
+        values = {name: facts[key] for key, name in _FIELDS[cls] if key in facts or key not in _OPTIONAL}
     except KeyError as error:
         raise ValueError(f"{error} is missing") from None
     if cls is Row:
@@ -293,17 +290,21 @@ def request_of(facts: Mapping[str, Any]) -> ImageRequest:
     return ImageRequest.of(facts)
 
 
-def digest_of(request: ImageRequest) -> int:
-    """What the row is recognised by, in 64 bits: its id alone if it has one, else what makes the picture."""
+def digest_of(request: ImageRequest, *, drawn: bool = False) -> int:
+    """What the row is recognised by, in 64 bits: its id alone if it has one, else what makes the picture.
+
+    drawn: its seed is none of the list's, and does not count.
+    """
     if request.id is None:
-        return content_digest_of(request)
+        return content_digest_of(request, drawn=drawn)
     return _digest(("id", request.id))
 
 
 @lru_cache(maxsize=1024)  # asked for when the row is looked for, and when it is written
-def content_digest_of(request: ImageRequest) -> int:
+def content_digest_of(request: ImageRequest, *, drawn: bool = False) -> int:
     """What makes the picture, in 64 bits. Not the callback; and the seeds None and 0 mean the same to the gateway."""
-    return _digest((request.prompt, request.size, request.quality, request.seed or None, request.nsfw_check))
+    seed = None if drawn else request.seed or None
+    return _digest((request.prompt, request.size, request.quality, seed, request.nsfw_check))
 
 
 def _digest(parts: tuple[object, ...]) -> int:

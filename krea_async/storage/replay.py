@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, NoReturn
 
 from krea_async.errors import InvalidRequestError, JournalError
-from krea_async.storage.records import Accepted, Header, Intent, Line, RunBegun, Sums, decode
+from krea_async.storage.records import CRC_BYTES, Accepted, Header, Intent, Line, RunBegun, Sums, decode
 from krea_async.storage.scan import DAMAGED, Scan
 
 
@@ -31,6 +31,8 @@ class RowState(IntEnum):
 _PLANNED, _INTENT, _ACCEPTED, _COMPLETED, _SAVED, _FAILED = map(int, RowState)
 NOWHERE: Final = 0
 """The header's offset, so that of no other line."""
+
+_DRAWN: Final = b',"drawn":true'
 
 
 class Unsettled:
@@ -53,6 +55,7 @@ class Replay:
     """What a journal says. Offsets are in bytes from the file's start; credits in millionths, so that sums are exact.
 
     unsettled: rows under way, and planned ones that have a key. same_offsets: rows that are to be a copy of another.
+    has_drawn: whether the seed of any row was drawn by us.
     """
 
     def __init__(self, path: Path, lookup: BinaryIO, *, skip_damaged: bool = False) -> None:
@@ -66,6 +69,7 @@ class Replay:
         self.row_offsets, self.verdict_offsets = array("Q"), array("Q")
         self.unsettled: dict[int, Unsettled] = {}
         self.same_offsets: dict[int, int] = {}
+        self.has_drawn = False
         self.settled_millionths = self.unknown_millionths = 0
         self.header: Header | None = None
         self.runs = 0
@@ -130,6 +134,7 @@ class Replay:
         self.contents.append(content)
         self.row_offsets.append(offset)
         self.verdict_offsets.append(NOWHERE)
+        self.has_drawn = self.has_drawn or fields[3].endswith(_DRAWN, 0, -CRC_BYTES)
 
     def _make_up_to(self, n: int) -> None:
         """Rows whose own lines are lost, but not what happened to them."""

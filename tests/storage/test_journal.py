@@ -81,10 +81,10 @@ async def test_a_new_journal_has_its_header_and_only_its_owner_reads_it(tmp_path
 
 async def test_a_journal_goes_on_where_it_was(tmp_path: Path) -> None:
     async with running(tmp_path) as journal:
-        assert journal.plan(ImageRequest("a fox"), index=5) == 0
+        assert journal.plan(ImageRequest("a fox"), index=5).n == 0
     async with open_journal(tmp_path) as (journal, history):
         assert (history.request(0), history.index(0)) == (ImageRequest("a fox"), 5)
-        assert journal.plan(ImageRequest("an owl"), index=6) == 1
+        assert journal.plan(ImageRequest("an owl"), index=6).n == 1
     with History(tmp_path / JOURNAL_NAME) as history:
         assert [history.request(n).prompt for n in range(2)] == ["a fox", "an owl"]
 
@@ -158,7 +158,7 @@ async def test_one_visit_serves_all_who_wait(tmp_path: Path, monkeypatch: pytest
         visits = Visits(monkeypatch)
 
         async def one_row() -> None:
-            n = journal.plan(ImageRequest("a fox"), index=0)
+            n = journal.plan(ImageRequest("a fox"), index=0).n
             journal.note(intent(n))
             await journal.durable(0.05)
             assert encode(intent(n)) in lines_in(tmp_path)
