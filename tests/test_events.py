@@ -313,7 +313,7 @@ async def test_a_listener_that_crashes_costs_no_picture(
     async with session_of(sandbox, on_event=all_of(crashes, told.append)) as session:
         report = await session.render([f"row {number}" for number in range(5)], tmp_path)
     assert report.saved == 5
-    assert Counter(kinds(told)) == Counter(dict.fromkeys(WHOLE, 5))
+    assert Counter(kind for kind in kinds(told) if kind != "RetryScheduled") == Counter(dict.fromkeys(WHOLE, 5))
     failures = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert len(failures) == len(told)
 

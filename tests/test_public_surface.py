@@ -1,5 +1,6 @@
 """The names and signatures that users and other projects rely on, and what an import may cost."""
 
+import ast
 import inspect
 import subprocess
 import sys
@@ -24,11 +25,32 @@ def test_exactly_the_listed_names_are_public() -> None:
     """Nothing becomes part of the API by accident."""
     public = {
         name
-        for name, value in vars(krea_async).items()
-        if not name.startswith("_") and not isinstance(value, ModuleType)
+        for name in dir(krea_async)
+        if not name.startswith("_") and not isinstance(getattr(krea_async, name), ModuleType)
     }
     assert public | {"__version__"} == set(krea_async.__all__)
     assert len(krea_async.__all__) == len(set(krea_async.__all__))
+
+
+def test_type_checkers_are_told_of_the_same_names_in_the_same_modules() -> None:
+    """They are imported lazily, so what stands under TYPE_CHECKING is never run."""
+    tree = ast.parse(inspect.getsource(krea_async))
+    (typed,) = (node for node in tree.body if isinstance(node, ast.If))
+    told = {alias.name: node.module for node in typed.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert told == {name: f"krea_async.{home}" for name, home in vars(krea_async)["_HOMES"].items()}
+    assert {*told, "__version__"} == {*krea_async.__all__}
+
+
+def test_a_name_that_is_not_public_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'KreaClient'"):
+        krea_async.KreaClient  # noqa: B018
+
+
+def test_importing_the_package_alone_imports_no_library() -> None:
+    """What is asked for first brings it: a script that only wants the version does not pay for aiohttp."""
+    program = "import sys, krea_async; print(sorted({'aiohttp', 'anyio', 'attrs', 'aiofiles'} & set(sys.modules)))"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"
 
 
 def test_every_name_of_the_design_is_public() -> None:
@@ -98,15 +120,13 @@ def test_the_session_has_the_designed_methods() -> None:
 def test_importing_the_package_imports_nothing_of_the_extras() -> None:
     """A service that never opens a terminal does not pay for its tools."""
     foreign = "{'click', 'rich', 'PIL', 'pytest', 'hypothesis', 'psutil', 'opentelemetry'}"
-    program = f"import sys, krea_async; print(sorted({foreign} & set(sys.modules)))"
+    program = f"import sys; from krea_async import *; print(sorted({foreign} & set(sys.modules)))"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"
 
 
 def test_importing_the_package_starts_no_sandbox_and_no_command_line() -> None:
-    program = (
-        "import sys, krea_async; print([m for m in sys.modules if m.startswith(('krea_async.s', 'krea_async.c'))])"
-    )
+    program = "import sys; from krea_async import *; print([m for m in sys.modules if m.startswith('krea_async.')])"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "krea_async.sandbox" not in ended.stdout
     assert "krea_async.cli" not in ended.stdout

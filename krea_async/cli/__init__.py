@@ -14,4 +14,4 @@ def main() -> None:
         sys.exit(f"krea-async: the command line needs {error.name}; install it with: pip install 'krea-async[cli]'")
     if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():  # a path is printed whatever is in it
         sys.stdout.reconfigure(encoding=sys.getfilesystemencoding(), errors=sys.getfilesystemencodeerrors())
-    krea_async()
+    krea_async(prog_name="krea-async")

@@ -1,13 +1,18 @@
-"""`krea-async demo`: the whole way, from a prompt list to pictures, with nothing but this package."""
+"""`krea-async demo`: the whole way, from a prompt list to pictures and their page, with nothing but this package."""
 
+import shlex
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from krea_async.cli.running import run_batch
+from krea_async.cli.output import say
+from krea_async.cli.watching.running import run_batch
+from krea_async.meter import Meter
 from krea_async.models import ImageRequest
 from krea_async.sandbox import Durations, Sandbox
 from krea_async.session import KreaSession
+from krea_async.storage.disk import in_thread
 
 PROMPTS: Final = (
     ImageRequest("A lighthouse on a basalt cliff at dusk, long exposure", size="16:9", quality="2K", seed=11),
@@ -26,14 +31,28 @@ PROMPTS: Final = (
 
 
 async def run_demo(directory: Path) -> int:
-    """Render the demo's prompts into `directory` and return the exit code."""
-    print(f"{len(PROMPTS)} prompts, a local sandbox instead of the gateway: no key, no cost", file=sys.stderr)
+    """Render the demo's prompts into `directory`, write their page, and return the exit code."""
+    say(f"{len(PROMPTS)} prompts, a local sandbox instead of the gateway: no key, no cost")
+    meter = Meter()
     async with (
         Sandbox(durations=Durations(queue_s=0.3, run_s=2.0)) as sandbox,
-        KreaSession(sandbox.key, base_url=sandbox.url) as session,
+        KreaSession(sandbox.key, base_url=sandbox.url, on_event=meter.hear) as session,
     ):
         batch = session.render(PROMPTS, directory)
-        code = await run_batch(batch, directory, rows=len(PROMPTS), as_json=False, drain_s=30.0)
-    print(f"Look at the pictures in {directory}", file=sys.stderr)
-    print("The real thing: set EVOLINK_API_KEY, then krea-async render prompts.txt --out renders/", file=sys.stderr)
+        code = await run_batch(batch, directory, rows=len(PROMPTS), meter=meter)
+    await in_thread(lambda: _show(directory))
+    say("The real thing: set EVOLINK_API_KEY, then krea-async render prompts.txt --out renders/")
     return code
+
+
+def _show(directory: Path) -> None:
+    where = shlex.quote(str(directory))
+    if find_spec("PIL") is None:
+        say(f"The contact sheet needs Pillow: pip install 'krea-async[cli]', then krea-async gallery {where}")
+        return
+    from krea_async.gallery.writing import write_gallery  # noqa: PLC0415 - needs an extra
+
+    page = write_gallery(directory).page
+    say(f"Look at the pictures: {page}")
+    if sys.stderr.isatty():
+        say(f"To open it: krea-async gallery {where} --open")

@@ -15,6 +15,8 @@ from krea_async.audit.report import directory_report
 from krea_async.audit.report_text import report_text
 from krea_async.audit.verify import Problem, VerifyReport, verify
 from krea_async.cli.exits import Exit, exit_with
+from krea_async.cli.options.choices import DirectoryPath
+from krea_async.cli.options.session import base_url_option
 from krea_async.cli.output import put, say
 from krea_async.session import KreaSession
 from krea_async.storage.compact import compact
@@ -22,15 +24,15 @@ from krea_async.storage.history import JOURNAL_NAME
 
 MAX_NAMES_SHOWN: Final = 20
 
-_DIRECTORY: Final = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+_DIRECTORY: Final = click.argument("directory", metavar="DIR", type=DirectoryPath(path_type=Path))
 
 
-@click.command("verify")
+@click.command("verify", short_help="Compare the pictures of a directory with what was saved.")
 @_DIRECTORY
 @click.option("--repair", "with_repair", is_flag=True, help="Fetch again what is damaged or missing; costs nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON report instead of the bad files' paths.")
 @click.option("--no-decode", is_flag=True, help="Do not read every pixel: faster, and finds less.")
-@click.option("--base-url", envvar="EVOLINK_BASE_URL", help="The gateway, for --repair.")
+@base_url_option
 def verify_command(directory: Path, with_repair: bool, as_json: bool, no_decode: bool, base_url: str | None) -> None:
     """Compare every picture that was saved in DIR with its file.
 
@@ -56,7 +58,7 @@ def verify_command(directory: Path, with_repair: bool, as_json: bool, no_decode:
     exit_with(run)
 
 
-@click.command("report")
+@click.command("report", short_help="Print the books of a directory.")
 @_DIRECTORY
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def report_command(directory: Path, as_json: bool) -> None:
@@ -73,7 +75,7 @@ def report_command(directory: Path, as_json: bool) -> None:
     exit_with(run)
 
 
-@click.command("compact")
+@click.command("compact", short_help="Make the journal of a directory smaller.")
 @_DIRECTORY
 def compact_command(directory: Path) -> None:
     """Make the journal of DIR smaller: what is done with is left out, what resume needs is kept.

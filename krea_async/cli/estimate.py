@@ -2,18 +2,25 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 import click
 from attrs import asdict
 
 from krea_async.cli.exits import Exit, exit_of_error, run_to_exit
+from krea_async.cli.options.choices import DirectoryPath
+from krea_async.cli.options.paths import told_apart
+from krea_async.cli.options.session import base_url_option
+from krea_async.cli.options.sheet import SheetOptions, sheet_options
 from krea_async.cli.output import put, say
-from krea_async.cli.progress import clock
+from krea_async.cli.preview import preview_facts, preview_lines, rows_by_quality
 from krea_async.errors import KreaError, ServiceError
 from krea_async.estimate import ASSUMED_CONCURRENCY, Estimate, estimate
+from krea_async.meter import clock
+from krea_async.models import ImageRequest, Quality
 from krea_async.prompts import PromptList
 from krea_async.session import KreaSession
 from krea_async.settings import KEY_VARIABLE
@@ -33,22 +40,22 @@ _KINDS: Final = {
 }
 
 
-@click.command("estimate")
-@click.argument("prompts", metavar="PROMPTS")
-@click.argument("directory", metavar="[DIR]", type=click.Path(path_type=Path), required=False)
-@click.option("--format", "form", type=click.Choice(["txt", "jsonl", "csv", "tsv"]), help="Instead of the extension's.")
+@click.command("estimate", short_help="Price a list, and say how long it takes.")
+@click.argument("prompts", metavar="PROMPTS... [DIR]", nargs=-1, required=True, type=click.Path())
+@click.option("-o", "--out", type=DirectoryPath(path_type=Path), help="The same as DIR.")
+@sheet_options
 @click.option("--json", "as_json", is_flag=True, help="Print the estimate as JSON.")
 @click.option("--concurrency", type=click.IntRange(1), default=ASSUMED_CONCURRENCY, show_default=True)
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Submissions per second at the most.")
-@click.option("--base-url", envvar="EVOLINK_BASE_URL", help="The gateway, for the balance.")
+@base_url_option
 def estimate_command(  # noqa: PLR0917 - click calls it by name
-    prompts: str,
-    directory: Path | None,
-    form: Any,  # noqa: ANN401 - one of the choices
+    prompts: tuple[str, ...],
+    out: Path | None,
     as_json: bool,
     concurrency: int,
     rate: float | None,
     base_url: str | None,
+    **options: Any,  # noqa: ANN401
 ) -> None:
     """Print what rendering PROMPTS into DIR would cost, how long it would take, and whether the balance is enough.
 
@@ -59,17 +66,24 @@ def estimate_command(  # noqa: PLR0917 - click calls it by name
     Exit codes: 0 printed, whether or not the balance is enough; 2 the list has bad rows, each is named; 4 the key was
     refused; 6 the balance could not be read; 9 the journal in DIR cannot be read.
     """
+    lists, directory = told_apart(prompts, out)
+    sheet = SheetOptions.taken_from(options)
 
     async def run() -> int:
-        with PromptList.open(prompts, format=form) as rows:
+        with sheet.open(lists) as rows:
             if not checked(rows):
                 return Exit.USAGE
             found = await in_thread(lambda: estimate(rows, directory, concurrency=concurrency, rate=rate))
+            counts = await in_thread(lambda: rows_by_quality(rows))
+            preview, first = preview_lines(rows), preview_facts(rows)
         balance, missing = await _balance(base_url)
         if as_json:
-            put(json.dumps(_as_json(found, balance, missing)))
+            facts = {**_as_json(found, balance, missing), "by_quality": _by_quality(counts, found), "preview": first}
+            put(json.dumps(facts))
         else:
-            put("\n".join(_as_text(found, rows.name, directory, balance, missing)))
+            lines = _as_text(found, rows.name, directory, balance, missing)
+            prices = ", ".join(_priced(quality, count, found) for quality, count in counts.items())
+            put("\n".join([*lines, f"the list: {prices}", *preview, "nothing was submitted"]))
         if missing is None:
             return Exit.ALL_SAVED
         say(f"krea-async: the balance is left out: {missing}")
@@ -117,6 +131,19 @@ def _as_json(found: Estimate, balance: float | None, missing: KreaError | None) 
     return facts
 
 
+def _priced(quality: str, rows: int, found: Estimate) -> str:
+    each = found.prices.get(quality, ImageRequest("-", quality=cast("Quality", quality)).credits)
+    return f"{rows} at {quality} for {each:g} credits each"
+
+
+def _by_quality(counts: Mapping[str, int], found: Estimate) -> dict[str, dict[str, float]]:
+    listed = {quality: ImageRequest("-", quality=cast("Quality", quality)).credits for quality in counts}
+    return {
+        quality: {"rows": rows, "credits_each": found.prices.get(quality, listed[quality])}
+        for quality, rows in counts.items()
+    }
+
+
 def _as_text(
     found: Estimate, name: str, directory: Path | None, balance: float | None, missing: KreaError | None
 ) -> list[str]:
@@ -136,4 +163,4 @@ def _as_text(
         short = found.credits - balance
         verdict = "enough" if short <= 0 else f"{short:.2f} too few"
         lines.append(f"balance: {balance:.2f} credits, {verdict}")
-    return [*lines, "nothing was submitted"]
+    return lines

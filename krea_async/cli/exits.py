@@ -1,12 +1,13 @@
 """Exit codes: what a script that runs `krea-async` can rely on, and how a command comes to one."""
 
+import errno
 import signal
 import sys
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from functools import partial
 from importlib.util import find_spec
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import anyio
 
@@ -89,7 +90,12 @@ class StoppedAtOnceError(Exception):
 
 def run_to_exit(command: Callable[[], Awaitable[int]]) -> NoReturn:
     """`exit_with` for what needs an event loop: uvloop where it is installed (the extra `speed`), else asyncio's."""
-    exit_with(partial(anyio.run, command, backend_options={"use_uvloop": find_spec("uvloop") is not None}))
+    exit_with(partial(in_loop, command))
+
+
+def in_loop(command: Callable[[], Awaitable[int]]) -> int:
+    """What `command` returns, run in an event loop."""
+    return anyio.run(command, backend_options={"use_uvloop": find_spec("uvloop") is not None})
 
 
 def exit_with(command: Callable[[], int]) -> NoReturn:
@@ -98,6 +104,8 @@ def exit_with(command: Callable[[], int]) -> NoReturn:
         code = command()
     except KreaError as error:
         code = _told(error, exit_of_error(error))
+        if (hint := _hint(error)) is not None:
+            say(f"  {hint}")
     except StoppedAtOnceError as stopped:
         code = _told(stopped, stopped.code)
     except (OSError, RuntimeError) as error:
@@ -118,6 +126,22 @@ def _no_file_left(error: BaseException | None) -> OSError | None:
     while error is not None and not (isinstance(error, OSError) and error.errno in NO_FILE_LEFT):
         error = error.__context__
     return error
+
+
+def _hint(error: KreaError) -> str | None:
+    """What to do, where the error's own words do not say it."""
+    if isinstance(error, ServiceError) and error.status is None:
+        return "is this machine online, and EVOLINK_BASE_URL right? to look for the reason: krea-async doctor"
+    number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
+    return _DISK_HINTS.get(number) if error.code == DISK_ERROR and number is not None else None
+
+
+_ROOM: Final = "make room, or choose another directory; to look at a disk: krea-async doctor --out DIRECTORY"
+_ACCESS: Final = "mend its permissions or its mount, or choose another directory: krea-async doctor --out DIRECTORY"
+_DISK_HINTS: Final = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _ROOM),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _ACCESS),
+}
 
 
 def _told(words: object, code: int) -> int:

@@ -2,13 +2,17 @@
 
 import os
 import sys
+from typing import TextIO
 
 from krea_async.audit.report_text import plain
 
 
 def say(lines: str) -> None:
-    """On stderr."""
-    print("\n".join(map(plain, lines.split("\n"))), file=sys.stderr)
+    """On stderr. A reader who leaves must not end what is paid for: then it goes nowhere from now on."""
+    try:
+        print("\n".join(map(plain, lines.split("\n"))), file=sys.stderr, flush=True)
+    except OSError:
+        _lead_nowhere(sys.stderr)
 
 
 def put(text: str) -> None:
@@ -23,6 +27,10 @@ def put(text: str) -> None:
     except OSError as error:
         if not isinstance(error, BrokenPipeError):
             say(f"krea-async: stdout takes no more ({error.strerror})")
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        _lead_nowhere(sys.stdout)
+
+
+def _lead_nowhere(stream: TextIO) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -8,10 +8,11 @@ from typing import Any
 import anyio
 import click
 
+from krea_async.cli.options.choices import OneOf
 from krea_async.sandbox import Durations, Faults, Limits, Sandbox
 
 
-@click.command()
+@click.command(short_help="Serve a local gateway to try things on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8787, show_default=True, help="Of the API; 0: any.")
 @click.option("--image-port", type=click.IntRange(0, 65535), default=0, help="Of the image host.  [default: any]")
 @click.option("--key", default="sk-evo-sandbox", show_default=True, help="The API key that is accepted.")
@@ -23,9 +24,7 @@ from krea_async.sandbox import Durations, Faults, Limits, Sandbox
 @click.option("--burst", type=int, help="Size of that bucket.  [default: one second's worth]")
 @click.option("--per-window", type=(int, float), metavar="COUNT SECONDS", help="Limit: submissions per window.")
 @click.option("--unfinished", type=int, help="Limit: unfinished tasks at a time.")
-@click.option(
-    "--retry-after", type=click.Choice(["seconds", "fraction", "date", "text"]), help="How a 429 names a time."
-)
+@click.option("--retry-after", type=OneOf(["seconds", "fraction", "date", "text"]), help="How a 429 names a time.")
 @click.option("--faults", type=click.FloatRange(0, 1), default=0.0, help="Probability of each fault at every step.")
 @click.option("--stall", type=float, default=30.0, show_default=True, help="Seconds that a stalled reply stalls.")
 @click.option("--picture-bytes", type=int, help="Pad every picture to this size.")

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -35,7 +36,10 @@ RetryPolicy.__init__.__kwdefaults__.update(first_wait_s=0.05, max_wait_s=0.2)
 COMMAND = [sys.executable, "-c", IMPATIENT + PROGRAM]
 """`krea-async` with the same rules as ever, but waits that a test can afford."""
 
-COMMANDS = ("render", "generate", "credits", "sandbox", "demo", "verify", "report", "compact")
+COMMANDS = (
+    *("render", "resume", "generate", "estimate", "gallery", "report", "verify", "compact", "task"),
+    *("demo", "doctor", "credits", "sandbox", "completion"),
+)
 
 
 @frozen
@@ -146,7 +150,8 @@ async def test_the_json_report_is_all_that_is_on_stdout(sandbox: Sandbox, tmp_pa
     sandbox.script("create", "ok", ("fail", "content_policy_violation"))
     (tmp_path / "list.txt").write_text("a fox\nan owl\na hare\n")
     result = await run("render", "list.txt", "--json", env=environment(sandbox), cwd=tmp_path)
-    report = json.loads(result.out)
+    report = json.loads(result.out.splitlines()[-1])
+    assert report["event"] == "report"
     assert (report["rows"], report["saved"], report["failed"], report["skipped"]) == (3, 2, 1, 0)
     assert report["failures"] == {"content_policy_violation": 1}
     assert report["credits"] == sandbox.ledger.charged_credits == 0.9
@@ -245,6 +250,20 @@ async def test_credits_prints_the_balance_as_json(sandbox: Sandbox, tmp_path: Pa
     result = await run("credits", env=environment(sandbox), cwd=tmp_path)
     assert (result.code, json.loads(result.out)["remaining"]) == (0, 1_000.0)
     assert result.err == "1000.00 credits left\n"
+    only_json = await run("credits", "--json", env=environment(sandbox), cwd=tmp_path)
+    assert (only_json.code, only_json.out, only_json.err) == (0, result.out, "")
+
+
+async def test_credits_are_told_in_words_on_a_terminal(sandbox: Sandbox, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        for args, start in (((), "1000.00 credits left: 2,222 pictures at 1K"), (("--json",), '{"remaining": 1000.0')):
+            async with started("credits", *args, env=environment(sandbox), cwd=tmp_path, stdout=theirs) as process:
+                assert await process.wait() == 0
+            assert os.read(ours, 10_000).decode().startswith(start)
+    finally:
+        os.close(theirs)
+        os.close(ours)
 
 
 async def test_the_sandbox_says_where_it_is_serves_and_ends_cleanly(tmp_path: Path) -> None:

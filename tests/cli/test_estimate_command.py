@@ -50,6 +50,9 @@ async def test_a_list_is_priced_and_timed_for_people_and_for_programs(sandbox: S
     assert "cost: 9.90 credits, $0.15 by the price list\n" in few.out
     assert "time: about 0:47 (45 s a picture, an example of the vendor's: no speed is promised; 64 at a time" in few.out
     assert "balance: 10.00 credits, enough\n" in few.out
+    preview = "the list: 22 at 1K for 0.45 credits each\n  row 0: 1:1 1K: fox 0\n  row 1: 1:1 1K: fox 1\n"
+    assert preview in few.out
+    assert "  and 17 more\n" in few.out
     assert few.out.endswith("nothing was submitted\n")
     assert "balance: 10.00 credits, 440.00 too few\n" in many.out
     assert "time: about 2:47:16" in many.out
@@ -60,6 +63,8 @@ async def test_a_list_is_priced_and_timed_for_people_and_for_programs(sandbox: S
     assert (facts["rows"], facts["to_make"], facts["credits"], facts["usd"]) == (1000, 1000, 450.0, 6.7)
     assert (facts["balance"], facts["balance_known"], facts["enough"]) == (10.0, True, False)
     assert (facts["speed"]["pictures"], facts["concurrency"], facts["rate"]) == (0, 64, None)
+    assert facts["by_quality"] == {"1K": {"rows": 1000, "credits_each": 0.45}}
+    assert [row["prompt"] for row in facts["preview"]] == [f"fox {n}" for n in range(5)]
     assert {*sandbox.ledger.requests} == {"credits"}
     assert {path.name for path in tmp_path.iterdir()} == {"few.txt", "many.txt"}
 
@@ -143,7 +148,31 @@ async def test_a_journal_that_cannot_be_read_is_exit_9(sandbox: Sandbox, tmp_pat
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "journal.jsonl").write_text("what is this\nand this\n")
     ask = partial(run, "estimate", "list.txt", env=environment(sandbox), cwd=tmp_path)
-    damaged, file = await run_all(partial(ask, "out"), partial(ask, "list.txt"))
+    damaged, file = await run_all(partial(ask, "out"), partial(ask, "--out", "list.txt"))
     assert (damaged.code, damaged.out, file.code, file.out) == (9, "", 9, "")
     assert "journal.jsonl, line 1" in damaged.err
     assert not sandbox.ledger.requests
+
+
+async def test_an_expansion_is_previewed_and_priced(sandbox: Sandbox, tmp_path: Path) -> None:
+    foxes(tmp_path / "list.txt", 2)
+    (tmp_path / "more.txt").write_text("an owl\n")
+    args = ("list.txt", "more.txt", "--sizes", "1:1,16x9", "--qualities", "1K,2K", "--seeds", "1..2")
+    ask = partial(run, "estimate", env=environment(sandbox), cwd=tmp_path)
+    wrong, told, as_json = await run_all(
+        partial(ask, *args),
+        partial(ask, *(word.replace("x9", ":9") for word in args)),
+        partial(ask, *(word.replace("x9", ":9") for word in args), "--json"),
+    )
+    assert wrong.code == 2
+    assert "did you mean '16:9'?" in wrong.err
+    assert "the list: 12 at 1K for 0.45 credits each, 12 at 2K for 1.8 credits each\n" in told.out
+    assert "  row 1: 1:1 1K, seed 2: fox 0\n" in told.out
+    assert "cost: 27.00 credits" in told.out
+    facts = facts_of(as_json)
+    assert facts["by_quality"]["2K"] == {"rows": 12, "credits_each": 1.8}
+    assert [(row["size"], row["quality"], row["seed"]) for row in facts["preview"][:3]] == [
+        ("1:1", "1K", 1),
+        ("1:1", "1K", 2),
+        ("1:1", "2K", 1),
+    ]

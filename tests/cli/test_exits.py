@@ -1,12 +1,12 @@
 """Exit codes: what a script that runs `krea-async` can rely on, and that no code is bought with lost pictures."""
 
-import json
 import socket
 import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
+from terminals import report_of
 from test_commands import IMPATIENT, PROGRAM, Result, environment, pictures, run, run_all
 
 from krea_async import (
@@ -87,7 +87,7 @@ async def test_4_a_key_that_may_not_use_the_model(sandbox: Sandbox, tmp_path: Pa
 async def test_5_when_credits_run_out_what_was_paid_for_is_saved(tmp_path: Path) -> None:
     async with Sandbox(durations=Durations.instant(), credits=5 * 0.45 + 0.1) as sandbox:
         result = await rendered(sandbox, tmp_path, "--json", "--concurrency", 6, stdin=b"a fox\n" * 40)
-        report = json.loads(result.out)
+        report = report_of(result.out)
         assert result.code == Exit.NO_CREDITS
         assert report["saved"] == len(sandbox.ledger.tasks) == len(pictures(tmp_path / "renders")) == 5
         assert report["credits"] == sandbox.ledger.charged_credits == 2.25

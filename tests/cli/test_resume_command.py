@@ -5,6 +5,7 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 from collections.abc import AsyncIterator
 from functools import partial
@@ -33,10 +34,11 @@ def a_list(directory: Path, rows: int) -> str:
 
 
 def report_of(result: Result) -> dict[str, Any]:
-    """What it printed on stdout: one JSON document, and not a byte beside it."""
-    report = json.loads(result.out)
-    assert isinstance(report, dict)
-    return report
+    """The last line on stdout, where every line is an event."""
+    *events, report = map(json.loads, result.out.splitlines())
+    assert report["event"] == "report"
+    assert all(isinstance(event, dict) for event in events)
+    return dict(report)
 
 
 async def until_tasks(sandbox: Sandbox, count: int) -> None:
@@ -149,7 +151,7 @@ async def test_a_row_of_which_nobody_knows_waits_for_consent(sandbox: Sandbox, t
 # --- at a terminal ----------------------------------------------------------------------------------------------------
 
 
-async def at_a_terminal(*args: object, answer: bytes, env: dict[str, str], cwd: Path) -> Result:
+async def at_a_terminal(*args: object, answer: bytes | signal.Signals, env: dict[str, str], cwd: Path) -> Result:
     """One run with a person in front of it, who answers the first question; `err` is what the terminal showed."""
     ours, theirs = pty.openpty()
     try:
@@ -163,7 +165,10 @@ async def at_a_terminal(*args: object, answer: bytes, env: dict[str, str], cwd: 
                 async for words in said_on(ours):
                     shown += words
                     if "[y/N]" in shown and answer:
-                        os.write(ours, answer)
+                        if isinstance(answer, signal.Signals):
+                            process.send_signal(answer)
+                        else:
+                            os.write(ours, answer)
                         answer = b""
                 out = await text_of(process.stdout)
                 return Result(await process.wait(), out, shown)
@@ -187,17 +192,25 @@ async def test_a_person_is_asked_before_much_is_spent(sandbox: Sandbox, tmp_path
     asked: list[Result] = await run_all(
         *(partial(go, name, "--ask-above", 0.01, answer=answer) for name, answer in ANSWERS.items())
     )
-    refused, agreed = asked[:-1], asked[-1]
+    *refused, interrupted, agreed = asked
     for result in asked:
         assert "Spend up to $0.03 on 5 pictures (2.25 credits)?" in result.err
     for result in refused:
         assert (result.code, result.out) == (2, "")
         assert "nothing was submitted" in result.err
+    assert (interrupted.code, interrupted.out) == (130, "")  # by the first Ctrl-C
+    assert "nothing was submitted" in interrupted.err
     assert (agreed.code, len(agreed.paths), len(sandbox.ledger.tasks)) == (0, 5, 5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["agreed", "list.txt"]
 
 
-ANSWERS = {"refused": b"n\n", "default": b"\n", "end-of-input": b"\x04", "agreed": b"y\n"}
+ANSWERS: dict[str, bytes | signal.Signals] = {
+    "refused": b"n\n",
+    "default": b"\n",
+    "end-of-input": b"\x04",
+    "interrupted": signal.SIGINT,
+    "agreed": b"y\n",
+}
 
 
 async def test_nobody_is_asked_for_little_or_after_yes_or_without_a_terminal(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Ctrl-C: once, and what is paid for is finished and nothing more is bought; twice, and it is over."""
 
-import json
 import signal
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import anyio
 import pytest
 from anyio.abc import ByteReceiveStream
 from anyio.streams.buffered import BufferedByteReceiveStream
+from terminals import report_of
 from test_commands import environment, pictures, started, text_of
 
 from krea_async.sandbox import Durations, Faults, Limits, Sandbox
@@ -55,7 +55,7 @@ async def test_one_signal_finishes_what_is_paid_for_and_buys_nothing_more(tmp_pa
                 stderr = said_by(process.stderr)
                 err = await until(b"press Ctrl-C again to stop now", stderr)
                 tasks = len(sandbox.ledger.tasks)
-                report = json.loads(await text_of(process.stdout))
+                report = report_of(await text_of(process.stdout))
                 err += await text_of(stderr)
                 assert await process.wait() == code
             assert tasks <= len(sandbox.ledger.tasks) <= tasks + 8  # those that were on their way
@@ -104,7 +104,7 @@ async def test_one_signal_lets_nobody_wait_for_a_limit(tmp_path: Path) -> None:
                     await anyio.sleep(0.01)
             process.send_signal(signal.SIGINT)
             with anyio.fail_after(10):
-                report = json.loads(await text_of(process.stdout))
+                report = report_of(await text_of(process.stdout))
                 assert await process.wait() == 130
         assert (report["saved"], report["failed"], len(sandbox.ledger.tasks)) == (2, 0, 2)
 

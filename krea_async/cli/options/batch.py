@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import click
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from krea_async.batch.policy import BatchPolicy
 from krea_async.batch.run import Batch
-from krea_async.cli.running import run_batch
+from krea_async.cli.watching.progress import Mode
+from krea_async.errors import InvalidRequestError
+from krea_async.events import Listener
+from krea_async.meter import Meter
 from krea_async.storage.journal import JournalPolicy
+from krea_async.storage.template import NameTemplate
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,7 +32,11 @@ _OPTIONS = (
     click.option("--skip-damaged", is_flag=True, help="Go on although lines of the journal are damaged."),
     click.option("--no-sync", is_flag=True, help="Do not wait for the disk: a power cut may lose what was paid for."),
     click.option("--drain", "drain_s", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds."),
-    click.option("--json", "as_json", is_flag=True, help="Print one JSON report instead of the pictures' paths."),
+    click.option("--name", help="Template of the file names, such as '{index:06d}-{slug}.{ext}'."),
+    click.option("--record-seeds", is_flag=True, help="Choose and record a seed for rows without one."),
+    click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but what somebody has to act on."),
+    click.option("--plain", is_flag=True, help="Lines instead of bars, also on a terminal."),
+    click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines instead of the pictures' paths."),
 )
 
 
@@ -39,11 +47,13 @@ def batch_options(command: F) -> F:
 
 @frozen(kw_only=True)
 class BatchOptions:
-    """What the user said of the batch."""
+    """What the user said of the batch. mode: how its progress is shown."""
 
     caps: dict[str, float | None]
     policy: BatchPolicy
+    mode: Mode
     as_json: bool
+    meter: Meter = field(factory=Meter)
 
     @classmethod
     def taken_from(cls, options: dict[str, Any]) -> Self:
@@ -52,6 +62,10 @@ class BatchOptions:
         codes = options.pop("codes")
         if codes and not options["retry_failed"]:
             raise click.UsageError("--code says which rows --retry-failed sends again; give both")
+        try:
+            NameTemplate.parse(options["name"] or "{index}")
+        except InvalidRequestError as error:
+            raise click.UsageError(f"--{error.message}") from error  # it begins with "name"
         policy = BatchPolicy(
             dedupe=not options.pop("no_dedupe"),
             retry_codes=codes or None,
@@ -61,11 +75,43 @@ class BatchOptions:
         )
         if options.pop("no_breaker"):
             policy = evolve(policy, breaker=None)
-        return cls(caps=caps, policy=policy, as_json=options.pop("as_json"))
+        quiet, plain = options.pop("quiet"), options.pop("plain")
+        mode: Mode = "quiet" if quiet else "plain" if plain else "auto"
+        return cls(caps=caps, policy=policy, mode=mode, as_json=options.pop("as_json"))
 
-    async def run(self, batch: Batch, directory: Path, *, rows: int | None) -> int:
-        """Run `batch` and return the exit code."""
-        return await run_batch(batch, directory, rows=rows, as_json=self.as_json, drain_s=self.policy.drain_s)
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is to be said but what somebody has to act on."""
+        return self.mode == "quiet"
+
+    @property
+    def on_event(self) -> Listener:
+        """For the session that the batch runs in: what it tells is counted, and shown."""
+        return self.meter.hear
+
+    async def run(self, batch: Batch, directory: Path, *, rows: int | None, credits_listed: float | None = None) -> int:
+        """Run `batch` and return the exit code. rows, credits_listed: of the list, if they are known."""
+        from krea_async.cli.watching.running import run_batch  # noqa: PLC0415 - whoever asks for help does without
+
+        return await run_batch(
+            batch,
+            directory,
+            rows=rows,
+            as_json=self.as_json,
+            drain_s=self.policy.drain_s,
+            mode=self.mode,
+            meter=self.meter,
+            credits_listed=credits_listed,
+        )
 
 
-_POLICY_FIELDS = ("drain_s", "canary", "retry_failed", "retry_unknown", "check_sha256", "skip_damaged")
+_POLICY_FIELDS = (
+    "drain_s",
+    "canary",
+    "retry_failed",
+    "retry_unknown",
+    "check_sha256",
+    "skip_damaged",
+    "name",
+    "record_seeds",
+)
