@@ -1,4 +1,4 @@
-"""What every test shares: asyncio, a patient hypothesis, and fast policies for sessions against the sandbox."""
+"""What every test shares: asyncio, a patient hypothesis, a sandbox, and impatient sessions against it."""
 
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -7,25 +7,15 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from impatience import IMPATIENT
 
-from krea_async import DownloadPolicy, KreaSession, PacingPolicy, PollPolicy, RetryPolicy, TimeoutPolicy
+from krea_async import KreaSession
 from krea_async.sandbox import Durations, Sandbox
 
 sys.path.append(str(Path(__file__).parents[1]))  # for `benchmarks`; what is installed comes first
 
 settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("calm")
-
-SOON = RetryPolicy(attempts=10, first_wait_s=0.01, max_wait_s=0.05)
-IMPATIENT: dict[str, Any] = {
-    "retries": SOON,
-    "pacing": PacingPolicy(first_rate=10_000.0, longest_pause_s=0.2),
-    "polling": PollPolicy(shortest_s=0.05, longest_s=0.1, window_s=0.01, ahead_s=0.02),
-    "timeouts": TimeoutPolicy(connect_s=2.0, read_s=0.5),
-    "downloading": DownloadPolicy(retries=SOON, timeout_s=5.0),
-    "seed": 1,
-}
-"""Session arguments with the same rules as the defaults, but waits that a test can afford."""
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ import disk_steps
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 from attrs import asdict, evolve, field, frozen
-from conftest import IMPATIENT
 from disk_steps import Answered, Asked, DirectorySynced, Posted, Step, Written, watched
+from impatience import IMPATIENT
 
 from krea_async import BatchPolicy, ImageRequest, KreaSession, RetryPolicy, scheduler
 from krea_async.batch.opening import plan

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 from attrs.exceptions import FrozenInstanceError
-from conftest import SOON
+from impatience import SOON
 
 from krea_async import (
     Abandoned,
