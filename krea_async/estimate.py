@@ -8,7 +8,7 @@ the dearer case is counted.
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from math import ceil
 from pathlib import Path
 from typing import Final
@@ -110,8 +110,12 @@ def estimate(
     policy, concurrency, rate, downloads: as the session and the batch would have them. Raises JournalError when the
     directory's journal cannot be read.
     """
-    with nullcontext() if directory is None else History(directory / JOURNAL_NAME) as history:
-        rows = _Rows(directory or Path(), history, policy or BatchPolicy())
+    policy = policy or BatchPolicy()
+    with ExitStack() as opened:
+        history = None
+        if directory is not None:
+            history = opened.enter_context(History(directory / JOURNAL_NAME, skip_damaged=policy.skip_damaged))
+        rows = _Rows(directory or Path(), history, policy)
         for request in requests:
             rows.add(request)
         speed, charged = (Speed(), {}) if history is None else _measured(history)
@@ -152,8 +156,9 @@ class _Rows:
         self._under_way: set[int] = set()
         if history is not None:
             for row in history.open_rows():
-                self._under_way.add(row.n)
-                self._take_up(row, history.row(row.n))
+                if not history.is_lost(row.n):
+                    self._under_way.add(row.n)
+                    self._take_up(row, history.row(row.n))
         self.others = len(self._under_way)
 
     def add(self, row: ImageRequest | IndexedRequest | InvalidRequestError) -> None:
@@ -179,6 +184,8 @@ class _Rows:
             self._seen.add(content_digest_of(request))
         elif state is RowState.FAILED and not self._is_retried(history.failed(n)):
             self.kinds["failed"] += 1
+        elif history.changed(n, request):  # known by its id; what was noted is what is sent
+            self._make(history.request(n))
         else:
             self._make(request)
 
@@ -216,7 +223,8 @@ class _Rows:
         if self._saved is None:
             self._saved = defaultdict(list)
             for n in range(history.rows):
-                if history.state(n) is RowState.SAVED and (row := history.row(n)).request.seed and not row.drawn:
+                is_whole = history.state(n) is RowState.SAVED and not history.is_lost(n)
+                if is_whole and (row := history.row(n)).request.seed and not row.drawn:
                     self._saved[content_digest_of(row.request)].append(n)
         return any(self._is_there(history.saved(n)) for n in self._saved.get(digest, ()))
 
@@ -240,7 +248,7 @@ def _measured(history: History) -> tuple[Speed, dict[str, float]]:
     for n in range(history.rows - 1, -1, -1):
         if len(seconds) == MEASURED_PICTURES:
             break
-        if history.state(n) is not RowState.SAVED:
+        if history.state(n) is not RowState.SAVED or history.is_lost(n):
             continue
         saved = history.saved(n)
         if saved.task_id is None or not saved.credits:  # a copy, which says nothing of either

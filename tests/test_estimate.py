@@ -231,6 +231,23 @@ def random_list(rng: Random, serial: "count[int]") -> list[ImageRequest]:
     return rng.sample(pool, len(pool))
 
 
+def test_a_row_whose_id_was_noted_with_another_quality_costs_what_is_sent(tmp_path: Path) -> None:
+    """The journal's row counts, so its price does."""
+    journalled(tmp_path, [ImageRequest("a fox", id="f", quality="2K")])
+    found = estimate([ImageRequest("a fox", id="f", quality="1K")], tmp_path)
+    assert found.credits == ImageRequest("a fox", quality="2K").credits
+
+
+def test_a_damaged_journal_is_estimated_where_a_batch_would_go_on_with_it(tmp_path: Path) -> None:
+    """`render --skip-damaged` asks before it spends, and must not end there."""
+    journal = journalled(tmp_path, foxes(3), saved(0), saved(1)) / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes().replace(b"fox 1", b"FOX 1"))
+    with pytest.raises(JournalError):
+        estimate(foxes(3), tmp_path)
+    found = estimate(foxes(3), tmp_path, policy=BatchPolicy(skip_damaged=True))
+    assert kinds(found) == {"saved": 1, "to_make": 2}
+
+
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_batch_pays_what_was_estimated(
     sandbox: Sandbox, session_of: SessionOf, tmp_path: Path, seed: int

@@ -11,11 +11,11 @@ import click
 from attrs import asdict
 
 from krea_async.cli.exits import Exit, exit_of_error, run_to_exit
-from krea_async.cli.options.choices import DirectoryPath
+from krea_async.cli.options.choices import DirectoryPath, Number
 from krea_async.cli.options.paths import told_apart
 from krea_async.cli.options.session import base_url_option
 from krea_async.cli.options.sheet import SheetOptions, sheet_options
-from krea_async.cli.output import put, say
+from krea_async.cli.output import put, put_lines, say
 from krea_async.cli.preview import preview_facts, preview_lines, rows_by_quality
 from krea_async.errors import KreaError, ServiceError
 from krea_async.estimate import ASSUMED_CONCURRENCY, Estimate, estimate
@@ -46,7 +46,7 @@ _KINDS: Final = {
 @sheet_options
 @click.option("--json", "as_json", is_flag=True, help="Print the estimate as JSON.")
 @click.option("--concurrency", type=click.IntRange(1), default=ASSUMED_CONCURRENCY, show_default=True)
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Submissions per second at the most.")
+@click.option("--rate", type=Number(0, min_open=True), help="Submissions per second at the most.")
 @base_url_option
 def estimate_command(  # noqa: PLR0917 - click calls it by name
     prompts: tuple[str, ...],
@@ -83,7 +83,7 @@ def estimate_command(  # noqa: PLR0917 - click calls it by name
         else:
             lines = _as_text(found, rows.name, directory, balance, missing)
             prices = ", ".join(_priced(quality, count, found) for quality, count in counts.items())
-            put("\n".join([*lines, f"the list: {prices}", *preview, "nothing was submitted"]))
+            put_lines([*lines, f"the list: {prices}", *preview, "nothing was submitted"])
         if missing is None:
             return Exit.ALL_SAVED
         say(f"krea-async: the balance is left out: {missing}")

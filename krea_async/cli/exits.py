@@ -109,10 +109,11 @@ def exit_with(command: Callable[[], int]) -> NoReturn:
     except StoppedAtOnceError as stopped:
         code = _told(stopped, stopped.code)
     except (OSError, RuntimeError) as error:
-        lacking = _no_file_left(error)
+        lacking = _no_file_left(error) or (error if isinstance(error, OSError) and error.filename else None)
         if lacking is None:
             raise
-        code = _told(words_of(lacking), Exit.DISK)
+        where = "" if lacking is not error or lacking.filename is None else f"{lacking.filename}: "
+        code = _told(f"{where}{words_of(lacking)}", Exit.DISK)
     except KeyboardInterrupt:
         code = exit_of_signal(signal.SIGINT)
     sys.exit(code)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterable
 from typing import TextIO
 
 from krea_async.audit.report_text import plain
@@ -28,6 +29,11 @@ def put(text: str) -> None:
         if not isinstance(error, BrokenPipeError):
             say(f"krea-async: stdout takes no more ({error.strerror})")
         _lead_nowhere(sys.stdout)
+
+
+def put_lines(lines: Iterable[str]) -> None:
+    """On stdout, for people: what a terminal would obey, in a prompt or from the gateway, is shown as an escape."""
+    put("\n".join(map(plain, lines)))
 
 
 def _lead_nowhere(stream: TextIO) -> None:

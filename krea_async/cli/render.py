@@ -14,8 +14,8 @@ from krea_async.batch.opening import plan
 from krea_async.batch.policy import BatchPolicy
 from krea_async.cli.estimate import checked
 from krea_async.cli.exits import Exit, exit_with, in_loop, run_to_exit
-from krea_async.cli.options.batch import BatchOptions, batch_options
-from krea_async.cli.options.choices import DirectoryPath
+from krea_async.cli.options.batch import BatchOptions, batch_options, new_row_options
+from krea_async.cli.options.choices import DirectoryPath, Number
 from krea_async.cli.options.paths import told_apart
 from krea_async.cli.options.session import session_of, session_options
 from krea_async.cli.options.sheet import SheetOptions, sheet_options
@@ -33,10 +33,9 @@ DEFAULT_DIRECTORY: Final = Path("renders")
 @click.argument("prompts", metavar="PROMPTS... [DIRECTORY]", nargs=-1, required=True, type=click.Path())
 @click.option("-o", "--out", type=DirectoryPath(path_type=Path), help="The same as DIRECTORY.  [default: renders]")
 @sheet_options
-@click.option(
-    "--ask-above", type=click.FloatRange(0), default=1.0, show_default=True, help="Dollars; on a terminal, ask first."
-)
+@click.option("--ask-above", type=Number(0), default=1.0, show_default=True, help="Dollars; on a terminal, ask first.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@new_row_options
 @batch_options
 @session_options
 def render(prompts: tuple[str, ...], out: Path | None, ask_above: float, yes: bool, **options: Any) -> None:  # noqa: ANN401
@@ -72,7 +71,7 @@ def render(prompts: tuple[str, ...], out: Path | None, ask_above: float, yes: bo
                 say(f"{rows.rows} rows, {rows.credits:.2f} credits, ${rows.usd:.2f} by the price list")
                 if sheet.policy.template or sheet.policy.expansion != Expansion():
                     say("\n".join(preview_lines(rows)))
-            if rows.usd > ask_above and not yes and not _agreed(rows, target, batch, ask_above):
+            if not yes and not _agreed(rows, target, batch, ask_above):
                 return Exit.USAGE
             return in_loop(lambda: submit(rows))
 
@@ -123,6 +122,8 @@ def _point_to_doctor(code: int, directory: Path) -> None:
 def _agreed(rows: PromptList, directory: Path, batch: BatchOptions, ask_above: float) -> bool:
     """Whether whoever sits at the terminal wants to spend that much; without a terminal nobody is asked."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    if rows.usd <= ask_above and not (directory / JOURNAL_NAME).exists():  # where rows may cost more than listed
         return True
     found = estimate(rows, directory, policy=batch.policy)
     usd = min(found.usd, batch.caps["max_usd"] or found.usd)

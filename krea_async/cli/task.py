@@ -6,14 +6,13 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from random import Random
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
 import click
 
 from krea_async.cli.exits import Exit, run_to_exit
 from krea_async.cli.one_gateway import one_gateway, settings_of
 from krea_async.cli.options.session import session_of, session_options
-from krea_async.cli.output import put, say
+from krea_async.cli.output import put, put_lines, say
 from krea_async.control.backlog import LINK_LIFETIME_S
 from krea_async.errors import InvalidRequestError, KreaError, TaskFailedError, TaskNotFoundError
 from krea_async.gateway.client import Gateway
@@ -21,6 +20,7 @@ from krea_async.gateway.refusals import failure_of
 from krea_async.gateway.retrying import retrying
 from krea_async.models import Task
 from krea_async.results import GeneratedImage
+from krea_async.storage.links import bare_links
 
 _FORM: Final = re.compile(r"task-unified-[A-Za-z0-9_-]{1,100}")
 _EXAMPLE: Final = "task-unified-1751280000-k2t9x8a3"
@@ -106,7 +106,7 @@ def _tell(task: Task, saved: GeneratedImage | None, *, as_json: bool) -> None:
         say("\n".join(_lines(task, now, is_saved=True)))
         put("".join(f"{path}\n" for path in saved.paths))
     else:
-        put("\n".join(_lines(task, now)))
+        put_lines(_lines(task, now))
 
 
 def _facts(task: Task, now: datetime) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def _facts(task: Task, now: datetime) -> dict[str, Any]:
         "credits_used": task.credits_used,
         "error": None if task.error is None else {"code": task.error.code, "message": task.error.message},
         "retryable": None if error is None else error.retryable,
-        "links": [_unsigned(link) for link in task.results],
+        "links": list(bare_links(task.results)),
         "links_end": None if ends is None else ends.timestamp(),
         "links_expired": None if ends is None else ends <= now,
     }
@@ -131,8 +131,7 @@ def _facts(task: Task, now: datetime) -> dict[str, Any]:
 
 def _lines(task: Task, now: datetime, *, is_saved: bool = False) -> list[str]:
     lines = [f"{task.id}: {task.status}" + ("" if task.finished else f", {task.progress} %")]
-    if task.created is not None:
-        ordered = datetime.fromtimestamp(task.created, UTC)
+    if (ordered := _moment(task.created)) is not None:
         lines.append(f"  ordered {_when(ordered)}, {_span((now - ordered).total_seconds())} ago")
     if task.duration_s is not None:
         lines.append(f"  took {task.duration_s:.1f} s")
@@ -146,7 +145,7 @@ def _lines(task: Task, now: datetime, *, is_saved: bool = False) -> list[str]:
     if error is not None:
         again = "the same prompt may do better" if error.retryable else "the same prompt would fail again"
         lines.append(f"  {error.code}: {error.message}; not charged, {again}")
-    lines += [f"  {_unsigned(link)}" for link in task.results]
+    lines += [f"  {link}" for link in bare_links(task.results)]
     ends = _links_end(task)
     if ends is not None and not is_saved:
         left_s = (ends - now).total_seconds()
@@ -166,13 +165,14 @@ def _error_of(task: Task) -> KreaError | None:
 
 def _links_end(task: Task) -> datetime | None:
     """When the links are gone at the earliest: a task may have been done as soon as it was ordered."""
-    if task.created is None or not task.results:
-        return None
-    return datetime.fromtimestamp(task.created + LINK_LIFETIME_S, UTC)
+    return _moment(task.created + LINK_LIFETIME_S) if task.created is not None and task.results else None
 
 
-def _unsigned(link: str) -> str:
-    return urlunsplit((*urlsplit(link)[:3], "", ""))
+def _moment(at_s: float | None) -> datetime | None:
+    """None also for what no calendar has: the gateway may say anything."""
+    with suppress(OverflowError, OSError, ValueError):
+        return None if at_s is None else datetime.fromtimestamp(at_s, UTC)
+    return None
 
 
 def _when(moment: datetime) -> str:

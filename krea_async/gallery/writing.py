@@ -23,7 +23,7 @@ from krea_async.storage.disk import disk_errors
 PAGE_NAME: Final = "gallery.html"
 
 EMBEDDED_AT_MOST: Final = 20_000
-"""So many thumbnails are in the page itself unless told otherwise, some 65 to 160 MB; with more they are files beside it."""
+"""So many thumbnails are in the page unless told otherwise, some 65 to 160 MB; with more they are files beside it."""
 
 Placing = Literal["auto", "embed", "files", "none"]
 """Where thumbnails go: into the page, into `.gallery/` beside the pictures, nowhere, or where their number suits."""

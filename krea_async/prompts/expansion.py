@@ -1,7 +1,8 @@
 """One row, several pictures: every size, quality and seed of a run, for A/B work on one scene.
 
 The order is always the same: row by row, then the alternatives of its prompt, then sizes, qualities, seeds, copies; the
-last changes first. An id gets what varies behind it: `cover-v2-16x9-2K-s3`.
+last changes first. An id gets what was given behind it, one value or many, `cover-v2-16x9-2K-s3`: a list of one that
+becomes a list of two leaves the ids of the pictures that are there already.
 """
 
 import re
@@ -65,12 +66,11 @@ class Expansion:
         return {name: values for name, values in given.items() if values}
 
     def changes(self) -> Iterator[tuple[dict[str, object], str]]:
-        """The fields of each picture, and what of them goes behind an id: what varies."""
+        """The fields of each picture, and what of them goes behind an id."""
         given = self.values()
-        varying = [name for name, values in given.items() if len(values) > 1]
         for values in product(*given.values()):
             fields = dict(zip(given, values, strict=True))
-            yield fields, "".join(f"-{_suffix(name, fields[name])}" for name in varying)
+            yield fields, "".join(f"-{_suffix(name, fields[name])}" for name in given)
 
 
 def _suffix(name: str, value: object) -> str:
@@ -95,4 +95,6 @@ def seeds_of(text: str) -> tuple[int, ...]:
         if last > MAX_SEED:
             raise refused(f"seed {last} is too large", _SEEDS_ALLOWED, field="seed", value=text)
         seeds += range(first, last + 1)
+        if len(seeds) > MAX_SEED + 1:
+            raise refused("there are seeds twice in seeds", "each once", field="seed", value=text[:60])
     return tuple(seeds)

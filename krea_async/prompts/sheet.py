@@ -43,6 +43,7 @@ class PromptList:
         self.listed = 0
         self.credits = 0.0
         self.usd = 0.0
+        self._is_checked = False
         self._sources = sources
 
     @classmethod
@@ -57,7 +58,8 @@ class PromptList:
 
         `format` None: as each file's extension says. What is packed with gzip is unpacked while it is read. What cannot
         be read twice (standard input, pipes) is copied to a temporary file first. On standard input, format None means
-        jsonl if the first character is `{` or `"`, else txt. `stdin` replaces the process's own.
+        jsonl if the first character is `{` or `"`, csv or tsv if the first line is a header of our fields, else txt.
+        `stdin` replaces the process's own.
         A path that exists is never a glob. A glob's files are in the order of the numbers in their names.
         Raises InvalidRequestError for a missing or unreadable file, an unknown extension, a glob that finds nothing, a
         file that is named twice, and for parquet without pyarrow.
@@ -114,7 +116,7 @@ class PromptList:
                     prices[request.credits, request.usd] += 1
         if not listed:
             yield self._problem(0, 1, refused("the list holds no prompt", "at least one row"))
-        self.rows, self.listed = rows, listed
+        self.rows, self.listed, self._is_checked = rows, listed, True
         self.credits = sum(price * count for (price, _), count in prices.items())
         self.usd = sum(price * count for (_, price), count in prices.items())
 
@@ -124,26 +126,33 @@ class PromptList:
     def __iter__(self) -> Iterator[ImageRequest | IndexedRequest | InvalidRequestError]:
         """Each picture, lazily; of a shard with its number in the whole list.
 
-        A row that turned bad since the check is its error, as a value: one row, not the batch.
+        A row that turned bad since the check is its error, as a value: one row, not the batch. What was put behind the
+        list since then was neither checked nor priced; it is one such error.
         """
         sharded = self.policy.shard is not None
-        for number, line, index, request in self._pictures():
-            if not self._is_read(index, request):
-                continue
+        for given, (number, line, index, found) in enumerate(self._own_pictures()):
+            has_grown = self._is_checked and given == self.rows
+            request = refused("this row is new since the list was checked; run it again") if has_grown else found
             if isinstance(request, InvalidRequestError):
                 told = self._problem(number, line, request)
                 yield refused(str(told), told.allowed, field=told.field, value=told.value)
             else:
                 yield IndexedRequest(index, request) if sharded else request
+            if has_grown:
+                return
 
     def preview(self, count: int = 5) -> list[IndexedRequest]:
         """The first pictures as they will be asked for, with their numbers."""
         first = (
             IndexedRequest(index, request)
-            for _, _, index, request in self._pictures()
-            if isinstance(request, ImageRequest) and self._is_read(index, request)
+            for _, _, index, request in self._own_pictures()
+            if isinstance(request, ImageRequest)
         )
         return list(islice(first, count))
+
+    def _own_pictures(self) -> Iterator[_Picture]:
+        """Of this shard."""
+        return (one for one in self._pictures() if self._is_read(one[2], one[3]))
 
     def _pictures(self) -> Iterator[_Picture]:
         """Of all shards, in order. Ends with the error if they become too many."""

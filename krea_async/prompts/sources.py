@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
 from krea_async.errors import NO_FILE_LEFT, InvalidRequestError
+from krea_async.models import REQUEST_FIELDS
 from krea_async.prompts.columns import Columns, Read
 from krea_async.prompts.formats import jsonl_rows, openai_rows, txt_rows
 from krea_async.prompts.parquet import PARQUET_MAGIC, parquet_rows, require_pyarrow
@@ -42,6 +43,8 @@ _READERS: Final = {
     "tsv": tsv_rows,
     "openai-batch": openai_rows,
 }
+_ARRAY: Final = re.compile(rb'\[\s*(?:$|["\[{\]])')
+_DELIMITER: Final = re.compile(r"[,;\t]")
 _DIGITS: Final = re.compile(r"([0-9]+)")
 _LISTED_NAMES: Final = 1000
 
@@ -55,12 +58,12 @@ class Source:
         self._file: BinaryIO | None = file
         self._packed = packed
         self._path: Path | None = None
-        self._stamp: tuple[int, ...] = ()
+        self._stamp = _stamp(file)
 
     def let_go(self, path: Path) -> None:
-        """Close the file; it is opened again, and must be the same, when it is read."""
+        """Close the file; it is opened again when it is read."""
         if self._file is not None:
-            self._path, self._stamp = path, _stamp(self._file)
+            self._path = path
             self._file.close()
             self._file = None
 
@@ -83,8 +86,10 @@ class Source:
 
     @contextmanager
     def _reading(self) -> Iterator[BinaryIO]:
+        """The file at its start. Raises InvalidRequestError if it is not what it was when it was opened."""
         if self._path is None:
             assert self._file is not None  # noqa: S101 - until it is let go, which sets the path
+            self._refuse_changed(self._file)
             self._file.seek(0)
             yield self._file
             return
@@ -93,9 +98,12 @@ class Source:
         except FileNotFoundError:
             raise refused(f"{self.name} is gone since it was opened", "a list that stays as it is") from None
         with file:
-            if _stamp(file) != self._stamp:
-                raise refused(f"{self.name} has changed since it was opened", "a list that stays as it is")
+            self._refuse_changed(file)
             yield file
+
+    def _refuse_changed(self, file: BinaryIO) -> None:
+        if _stamp(file) != self._stamp:
+            raise refused(f"{self.name} has changed since it was opened", "a list that stays as it is")
 
 
 def sources_of(
@@ -235,18 +243,29 @@ def _stdin(stdin: BinaryIO, form: Format | None, *, template: bool) -> Source:
 
 
 def _guessed(file: BinaryIO, *, packed: bool, template: bool) -> Format:
-    """By the first character that is no space. Where braces are templates, only `{"` begins an object."""
+    """By its first line: an object or a text in quotes, the header of a table, or a prompt.
+
+    Where braces are templates, only `{"` begins an object. Raises InvalidRequestError for an array of JSON, whose lines
+    would be paid for as prompts.
+    """
     if _starts_with(file, PARQUET_MAGIC):
         return "parquet"
     reader = Unpacked(file) if packed else file
     objects = re.compile(rb'"|\{\s*["}]' if template else rb'["{]')
     try:
         for chunk in iter(partial(reader.readline, CHUNK_BYTES), b""):
-            if start := chunk.removeprefix(codecs.BOM_UTF8).lstrip():
-                return "jsonl" if objects.match(start) else "txt"
-    except InvalidRequestError:
-        pass  # it is told when the list is read
-    return "txt"
+            if start := chunk.removeprefix(codecs.BOM_UTF8).strip():
+                break
+        else:
+            return "txt"
+    except InvalidRequestError:  # it is told when the list is read
+        return "txt"
+    if _ARRAY.match(start):
+        raise refused("<stdin> is an array of JSON; a line for each row is made by: jq -c '.[]'", _KINDS)
+    cells = [cell.strip(' "') for cell in _DELIMITER.split(start.decode(errors="replace"))]
+    if "prompt" in cells and set(cells) <= {*REQUEST_FIELDS}:
+        return "tsv" if b"\t" in start else "csv"
+    return "jsonl" if objects.match(start) else "txt"
 
 
 def _starts_with(file: BinaryIO, magic: bytes) -> bool:

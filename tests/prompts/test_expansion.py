@@ -30,12 +30,13 @@ def test_every_row_times_every_size_quality_and_seed_in_this_order(tmp_path: Pat
     assert {row.id for row in rows[12:]} == {None}
 
 
-def test_an_id_gets_only_what_varies(tmp_path: Path) -> None:
-    policy = SheetPolicy(expansion=Expansion(sizes=("16:9",), qualities=("2K",), seeds=(3, 4)))
-    rows = expanded(tmp_path, "prompt,id\na,x\n", policy)
-    assert [(row.id, row.size, row.quality) for row in rows] == [("x-s3", "16:9", "2K"), ("x-s4", "16:9", "2K")]
-    one = SheetPolicy(expansion=Expansion(seeds=(3,)))
-    assert [row.id for row in expanded(tmp_path, "prompt,id\na,x\n", one)] == ["x"]
+def test_an_id_gets_what_was_given_so_that_it_stays_when_more_is_given(tmp_path: Path) -> None:
+    """A second run with one more size must know the pictures of the first by their ids."""
+    one = SheetPolicy(expansion=Expansion(sizes=("16:9",), seeds=(3,)))
+    more = SheetPolicy(expansion=Expansion(sizes=("16:9", "1:1"), seeds=(3, 4)))
+    first = expanded(tmp_path, "prompt,id\na,x\n", one)
+    assert [(row.id, row.size) for row in first] == [("x-16x9-s3", "16:9")]
+    assert first[0] in expanded(tmp_path, "prompt,id\na,x\n", more)
 
 
 def test_templates_multiply_and_come_first(tmp_path: Path) -> None:

@@ -330,15 +330,18 @@ def test_odd_file_names_stay_on_one_line(write: Write) -> None:
     assert "\n" not in str(problem)
 
 
-def test_a_row_that_turns_bad_after_the_check_is_an_error_value(write: Write) -> None:
-    path = write("p.jsonl", '{"prompt": "a", "seed": 1}\n{"prompt": "b", "seed": 2}\n"c"\n')
+def test_a_row_that_turns_bad_while_the_list_is_read_is_an_error_value(write: Write) -> None:
+    lines = [f'{{"prompt": "{"a" * 1000}", "seed": {n}}}\n' for n in range(500)]
+    path = write("p.jsonl", "".join(lines))
     with PromptList.open(path) as prompts:
         assert not list(prompts.check())
-        path.write_text('{"prompt": "a", "seed": 1}\n{"prompt": "b", "seed": x}\n"c"\n')
-        first, second, third = prompts
-    assert (first, third) == (ImageRequest("a", seed=1), ImageRequest("c"))
+        reading = iter(prompts)
+        next(reading)
+        path.write_text("".join(lines).replace('"seed": 498}', '"seed": x}  '))
+        *_, second, third = reading
+    assert third == ImageRequest("a" * 1000, seed=499)
     assert isinstance(second, InvalidRequestError)
-    assert second.message.startswith(f"{path}:2: the line is not JSON")
+    assert second.message.startswith(f"{path}:499: the line is not JSON")
 
 
 def test_a_list_replaced_by_rename_is_rendered_as_it_was_checked(write: Write) -> None:

@@ -24,7 +24,7 @@ from krea_async.cli.one_gateway import settings_of
 from krea_async.cli.options.choices import DirectoryPath
 from krea_async.cli.options.config import options_of
 from krea_async.cli.options.session import base_url_option
-from krea_async.cli.output import put
+from krea_async.cli.output import put, put_lines
 from krea_async.errors import AuthenticationError
 from krea_async.settings import BASE_URL_VARIABLE, DEFAULT_BASE_URL, KEY_VARIABLE, MAX_UNFINISHED, Settings
 from krea_async.tasks import task_group
@@ -68,7 +68,10 @@ def doctor_command(out: Path, concurrency: int, downloads: int, as_json: bool, b
             group.start_soon(_into, found, _disk, out)
         ordered = [found[what] for what in _ORDER if what in found]
         code = next((one.code for one in ordered if one.level == "problem"), Exit.ALL_SAVED)
-        put(json.dumps(_as_json(ordered, code), ensure_ascii=False) if as_json else "\n".join(_as_text(ordered)))
+        if as_json:
+            put(json.dumps(_as_json(ordered, code), ensure_ascii=False))
+        else:
+            put_lines(_as_text(ordered))
         return code
 
     run_to_exit(run)

@@ -10,6 +10,7 @@ from attrs import evolve, field, frozen
 
 from krea_async.batch.policy import BatchPolicy
 from krea_async.batch.run import Batch
+from krea_async.cli.options.choices import Number
 from krea_async.cli.watching.progress import Mode
 from krea_async.errors import InvalidRequestError
 from krea_async.events import Listener
@@ -20,8 +21,8 @@ from krea_async.storage.template import NameTemplate
 F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS = (
-    click.option("--max-credits", type=click.FloatRange(0), help="What all runs in the directory may spend, at most."),
-    click.option("--max-usd", type=click.FloatRange(0), help="The same in dollars."),
+    click.option("--max-credits", type=Number(0), help="What all runs in the directory may spend, at most."),
+    click.option("--max-usd", type=Number(0), help="The same in dollars."),
     click.option("--canary", type=click.IntRange(0), default=0, help="So many new rows run to their end first."),
     click.option("--no-breaker", is_flag=True, help="Go on even if row after row fails for one fault of the prompts."),
     click.option("--no-dedupe", is_flag=True, help="Pay for rows that are equal, seed included, one by one."),
@@ -31,18 +32,26 @@ _OPTIONS = (
     click.option("--check-sha256", is_flag=True, help="Read pictures that are there already, not only their size."),
     click.option("--skip-damaged", is_flag=True, help="Go on although lines of the journal are damaged."),
     click.option("--no-sync", is_flag=True, help="Do not wait for the disk: a power cut may lose what was paid for."),
-    click.option("--drain", "drain_s", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds."),
-    click.option("--name", help="Template of the file names, such as '{index:06d}-{slug}.{ext}'."),
-    click.option("--record-seeds", is_flag=True, help="Choose and record a seed for rows without one."),
+    click.option("--drain", "drain_s", type=Number(0), default=30.0, show_default=True, help="Seconds."),
     click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but what somebody has to act on."),
     click.option("--plain", is_flag=True, help="Lines instead of bars, also on a terminal."),
     click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines instead of the pictures' paths."),
+)
+
+_NEW_ROW_OPTIONS = (
+    click.option("--name", help="Template of the file names, such as '{index:06d}-{slug}.{ext}'."),
+    click.option("--record-seeds", is_flag=True, help="Choose and record a seed for rows without one."),
 )
 
 
 def batch_options(command: F) -> F:
     """The options of every command that runs a batch."""
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(_OPTIONS), command)
+
+
+def new_row_options(command: F) -> F:
+    """Those of a command that notes new rows: a row that is noted keeps its name and its seed."""
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(_NEW_ROW_OPTIONS), command)
 
 
 @frozen(kw_only=True)
@@ -63,7 +72,8 @@ class BatchOptions:
         if codes and not options["retry_failed"]:
             raise click.UsageError("--code says which rows --retry-failed sends again; give both")
         try:
-            NameTemplate.parse(options["name"] or "{index}")
+            if (name := options.get("name")) is not None:
+                NameTemplate.parse(name)
         except InvalidRequestError as error:
             raise click.UsageError(f"--{error.message}") from error  # it begins with "name"
         policy = BatchPolicy(
@@ -71,7 +81,7 @@ class BatchOptions:
             retry_codes=codes or None,
             read_balance=True,
             journal=JournalPolicy(sync=not options.pop("no_sync")),
-            **{name: options.pop(name) for name in _POLICY_FIELDS},
+            **{name: options.pop(name) for name in _POLICY_FIELDS if name in options},
         )
         if options.pop("no_breaker"):
             policy = evolve(policy, breaker=None)

@@ -1,6 +1,7 @@
 """Kinds of values that click has not: one of a few words, told with the nearest; a directory that need not be there."""
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -14,6 +15,9 @@ else:
     _Choice = click.Choice  # which takes no parameter before click 8.2
 
 
+EMPTY_PATH: Final = "the path is empty; is a variable not set? where you are is ./"
+
+
 class OneOf(_Choice):
     """`click.Choice` for those who mistype."""
 
@@ -25,8 +29,25 @@ class OneOf(_Choice):
             self.fail(refused.message.rstrip(".") + did_you_mean(value, self.choices), param, ctx)
 
 
+class Number(click.FloatRange):
+    """`click.FloatRange` without NaN, which is in every range, and infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        """`value`, if it is a number."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number.", param, ctx)
+        return number
+
+
 class DirectoryPath(click.Path):
-    """A path that shells complete with directories, whatever is there."""
+    """A path that shells complete with directories, whatever is there; never an empty one, which would be `.`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        """`value`, if it names anything."""
+        if value == "":
+            self.fail(EMPTY_PATH, param, ctx)
+        return super().convert(value, param, ctx)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":  # noqa: ARG002 - click's own
         """Leave it to the shell."""

@@ -14,7 +14,8 @@ import click
 from click.core import ParameterSource
 
 from krea_async.cli.options.config_file import NAME, ConfigError, ConfigFile
-from krea_async.cli.output import put
+from krea_async.cli.output import put, put_lines
+from krea_async.errors import words_of
 
 _META: Final = "krea_async.config"
 _SHOW: Final = "krea_async.show_config"
@@ -92,7 +93,7 @@ def _read(ctx: click.Context, _param: click.Parameter, value: Path | None) -> No
     """Make the file's values the command's defaults, before any of its options is read."""
     if ctx.resilient_parsing or (_META in ctx.meta and value is None):
         return
-    file = ConfigFile.found(Path.cwd()) if value is None else ConfigFile.named(value)
+    file = ConfigFile.found(_here()) if value is None else ConfigFile.named(value)
     ctx.meta[_META] = file
     if file is None or ctx.parent is None or not isinstance(ctx.parent.command, click.Group):
         return
@@ -107,6 +108,13 @@ def _read(ctx: click.Context, _param: click.Parameter, value: Path | None) -> No
         except click.BadParameter as refused:
             raise ConfigError(f"{found.place}: {refused.message}") from None
         ctx.default_map[str(option.name)] = found.value
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise ConfigError(f"the directory that you are in cannot be read ({words_of(error)}); cd to another") from None
 
 
 def _all_keys(group: click.Group, ctx: click.Context) -> set[str]:
@@ -147,7 +155,7 @@ def _put_values(ctx: click.Context) -> None:
     head = "no configuration file" if file is None else f"configuration file: {file.path}"
     lines = [f"{key:<{widest_key}} = {value:<{widest_value}}  # {source}" for key, (value, source) in texts.items()]
     is_set = "is set" if os.environ.get("EVOLINK_API_KEY", "").strip() else "is not set"
-    put("\n".join([f"# {head}", f"# EVOLINK_API_KEY {is_set}", *lines]))
+    put_lines([f"# {head}", f"# EVOLINK_API_KEY {is_set}", *lines])
 
 
 def _source(ctx: click.Context, file: ConfigFile | None, key: str, option: click.Option) -> str:

@@ -8,13 +8,13 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import click
 
-from krea_async.addresses import is_internal_host
 from krea_async.cli.output import say
 from krea_async.suggestions import did_you_mean
 
@@ -62,14 +62,17 @@ class ConfigFile:
 
     @classmethod
     def found(cls, start: Path) -> Self | None:
-        """The nearest file from `start` upwards, to the root of its repository or the user's home."""
+        """The nearest file from `start` upwards, to the root of its repository or the user's home.
+
+        What this user may not look into is passed by, so os.path: Path.is_file raises there.
+        """
         home = Path.home() if os.environ.get("HOME") else None
         for directory in (start, *start.parents):
             for name in (NAME, PROJECT):
                 path = directory / name
-                if path.is_file() and (file := cls._read(path, trusted=False)) is not None:
+                if os.path.isfile(path) and (file := cls._read(path, trusted=False)) is not None:  # noqa: PTH113
                     return file
-            if directory == home or any((directory / name).exists() for name in _REPOSITORY):
+            if directory == home or any(os.path.exists(directory / name) for name in _REPOSITORY):  # noqa: PTH110
                 return None
         return None
 
@@ -89,10 +92,16 @@ class ConfigFile:
             return None
         try:
             content = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits; nesting without end
             raise ConfigError(f"{shown} is no TOML: {error}") from None
-        table = content.get("tool", {}).get(_TABLE) if path.name == PROJECT else content
-        return None if table is None else cls(shown, text, table, trusted=trusted)
+        table: Any = content
+        for name in ("tool", _TABLE) if path.name == PROJECT else ():
+            if not isinstance(table, Mapping) or name not in table:
+                return None
+            table = table[name]
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"{shown}: tool.{_TABLE} is no table: write [tool.{_TABLE}] above the options")
+        return cls(shown, text, dict(table), trusted=trusted)
 
     def check_tables(self, commands: Collection[str]) -> None:
         """Raise ConfigError for a table of a command that there is not, and for a key anywhere."""
@@ -131,12 +140,14 @@ class ConfigFile:
     def _checked(self, command: str, key: str, value: Any, option: click.Option) -> Found:  # noqa: ANN401 - as TOML has it
         place = self.place_of(command, key)
         allowed = _allowed(option)
-        values = value if option.multiple and isinstance(value, list) else [value]
+        if option.multiple and not isinstance(value, list):
+            value = [value]
+        values = value if option.multiple else [value]
         if not all(_is_of(one, allowed) for one in values):
             raise ConfigError(f"{place}: {value!r} is not {_WORDS[allowed]}")
-        if key == "base-url" and not self._trusted and not is_internal_host(urlsplit(str(value)).hostname or ""):
+        if key == "base-url" and not self._trusted and not _is_this_machine(str(value)):
             raise ConfigError(
-                f"{place}: the API key is sent there, so a file that was only found may name a sandbox and no other "
+                f"{place}: the API key is sent there, so a file that was only found may name this machine and no other "
                 "host; set EVOLINK_BASE_URL, or name the file with --config"
             )
         return Found(value if allowed is not str or option.multiple else str(value), place)
@@ -174,7 +185,17 @@ def _is_of(value: object, allowed: type) -> bool:
 
 
 def _is_secret(key: str, value: object) -> bool:
-    return key.lower().replace("-", "_") in _KEY_NAMES or (isinstance(value, str) and value.startswith("sk-"))
+    texts = value if isinstance(value, list) else [value]
+    return key.lower().replace("-", "_") in _KEY_NAMES or any(str(one).startswith("sk-") for one in texts)
+
+
+def _is_this_machine(url: str) -> bool:
+    """Whether it is a sandbox of one's own: others in the same network are as foreign as any."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _is_ours(path: Path) -> bool:

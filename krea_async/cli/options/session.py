@@ -6,6 +6,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from krea_async.cli.options.choices import Number
 from krea_async.cli.output import say
 from krea_async.errors import ServiceError
 from krea_async.events import Event, Listener, RetryScheduled
@@ -27,13 +28,13 @@ _OPTIONS = (
         type=click.IntRange(1),
         help="Unfinished tasks at the most.  [default: what the gateway allows, up to 1000]",
     ),
-    click.option("--rate", type=click.FloatRange(0, min_open=True), help="Submissions per second at the most."),
+    click.option("--rate", type=Number(0, min_open=True), help="Submissions per second at the most."),
     click.option(
         "--downloads", type=click.IntRange(1), default=16, show_default=True, help="Pictures fetched at a time."
     ),
     click.option(
         "--task-timeout",
-        type=click.FloatRange(0, min_open=True),
+        type=Number(0, min_open=True),
         default=1800.0,
         show_default=True,
         help="Seconds to follow one task.",
