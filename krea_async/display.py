@@ -51,6 +51,7 @@ def facts_html(image: GeneratedImage) -> str:
         facts.append(("task", image.task_id))
     if image.path is not None:
         facts.append(("file", f"{image.path} ({image.width} x {image.height}, {image.bytes:,} bytes)"))
+        facts.append(("not shown", "the file is not there any more, or is no picture that can be shown"))
     title = "GeneratedImage" if image.index is None else f"GeneratedImage, row {image.index}"
     return _table(title, facts)
 

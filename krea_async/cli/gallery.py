@@ -38,7 +38,7 @@ _PLACES: Final = ("auto", "embed", "files", "none")
     type=click.Choice(_PLACES),
     default="auto",
     show_default=True,
-    help="In the page, as files beside the pictures, or none; auto: in the page up to 5000.",
+    help="In the page, as files beside the pictures, or none; auto: in the page up to 20,000.",
 )
 @click.option("--serve", is_flag=True, help="Show a run while it goes on, on this machine only.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="With --serve.  [default: any that is free]")
@@ -53,7 +53,7 @@ def gallery_command(  # noqa: PLR0917 - click calls it by name
 ) -> None:
     """Write one page that shows all pictures of DIR, with what was asked for and what it cost, and print its path.
 
-    It needs no network, and up to some thousand pictures it is one file. Failed rows are there with their reasons.
+    It needs no network, and up to 20,000 pictures it is one file. Failed rows are there with their reasons.
     Small pictures are kept in DIR/.gallery, so the next time only new ones are made. A run may go on meanwhile.
 
     --serve shows it live: pictures as they land, on 127.0.0.1, for whoever has the URL that is printed. DIR need not be
@@ -63,6 +63,8 @@ def gallery_command(  # noqa: PLR0917 - click calls it by name
     """
     if serve and (out is not None or thumbnails != "auto"):
         raise click.UsageError("--out and --thumbnails are for a page that is written, not for --serve")
+    if out is not None and out.suffix.lower() not in {".html", ".htm"}:
+        raise click.UsageError(f"--out {out}: a page ends in .html; anything else may be a picture or the journal")
     if port and not serve:
         raise click.UsageError("--port goes with --serve")
     if serve:

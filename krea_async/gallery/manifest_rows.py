@@ -89,7 +89,7 @@ class ManifestRows:
         offset = 0
         for line in self._file:
             row = Facts.read(line)
-            if row.get("status") in {"saved", "failed"}:
+            if row.text("status") in {"saved", "failed"}:
                 asked = digest(repr([row.get(key) for key in _ASKED]))
                 place = places.setdefault(asked, len(self._offsets))
                 if place == len(self._offsets):

@@ -15,6 +15,7 @@ from typing import Final
 
 import anyio
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.typedefs import Handler
 from anyio.abc import TaskGroup
 
@@ -33,7 +34,7 @@ TOKEN_BYTES: Final = 16
 TAKE_WITHIN_S: Final = 60.0
 """How long a browser may take for one piece; after that it is let go, and may come back."""
 
-_CLOSE_WITHIN_S: Final = 1.0
+_CLOSE_WITHIN_S: Final = 0.2  # twice: before and after what still sends is cancelled
 _TYPES: Final = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 _HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -76,6 +77,15 @@ async def serving(directory: Path, *, port: int = 0, tell: Callable[[str], None]
                 tasks.cancel_scope.cancel()
     finally:
         live.close()
+
+
+class _Picture(web.FileResponse):
+    """That file and no other: aiohttp would rather send `picture.png.gz`, if there is one beside it."""
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        headers = request.headers.copy()
+        headers.popall("Accept-Encoding", None)
+        return await super().prepare(request.clone(headers=headers))
 
 
 class _GalleryApp:
@@ -131,7 +141,7 @@ class _GalleryApp:
         picture = await self._picture(int(request.match_info["n"]), request.match_info["name"])
         if picture is None:
             raise web.HTTPNotFound(text="there is no such picture\n")
-        return web.FileResponse(picture.path, headers=_headers_of(picture.path.suffix))
+        return _Picture(picture.path, headers=_headers_of(picture.path.suffix))
 
     async def _show_thumbnail(self, request: web.Request) -> web.StreamResponse:
         picture = await self._picture(int(request.match_info["n"]))

@@ -125,6 +125,20 @@ async def test_options_that_do_not_go_together_are_refused(tmp_path: Path, args:
     assert "Error: " in result.err
 
 
+@pytest.mark.parametrize("name", ["journal.jsonl", "0.png", "page"])
+async def test_a_page_never_takes_the_place_of_what_is_paid_for(tmp_path: Path, name: str) -> None:
+    rendered(tmp_path, 1)
+    before = contents(tmp_path)
+    result = await run("gallery", ".", "--out", name, cwd=tmp_path)
+    assert (result.code, result.out) == (Exit.USAGE, "")
+    assert "a page ends in .html" in result.err
+    assert contents(tmp_path) == before
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
 async def test_without_pillow_it_says_how_to_get_it(tmp_path: Path) -> None:
     rendered(tmp_path, 1)
     for args in (["gallery", "."], ["gallery", ".", "--serve"]):

@@ -282,6 +282,7 @@ def test_whatever_a_manifest_says_a_tile_is_json_of_the_right_kinds(tmp_path: Pa
     rendered(tmp_path, 1)
     names = [*json.loads((tmp_path / MANIFEST_NAME).read_text())]
     lines = [json.dumps({**dict.fromkeys(names, value), "status": "saved", "index": n}) for n, value in enumerate(odd)]
+    lines += [json.dumps({"status": value, "index": 1}) for value in odd]
     (tmp_path / JOURNAL_NAME).unlink()
     (tmp_path / MANIFEST_NAME).write_text("\n".join(lines) + "\n")
     found = tiles(tmp_path)

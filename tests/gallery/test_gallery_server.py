@@ -1,5 +1,6 @@
 """The live gallery is for whoever has the token, on this machine, to look at the pictures of one directory: no more."""
 
+import gzip
 import io
 import socket
 from pathlib import Path
@@ -189,6 +190,15 @@ TRICKS = (
     "/thumbs/../journal.jsonl",
     "/thumbs/999999999999999999.webp",
 )
+
+
+async def test_a_packed_file_beside_a_picture_is_not_sent_in_its_place(tmp_path: Path) -> None:
+    """aiohttp would, to whoever takes gzip."""
+    rendered(tmp_path, 2)
+    (tmp_path / "1.png.gz").write_bytes(gzip.compress(b"something else"))
+    async with visiting(tmp_path) as visitor:
+        status, body, _ = await visitor.get("/pictures/1/1.png", headers={"Accept-Encoding": "gzip"})
+        assert (status, body) == (200, (tmp_path / "1.png").read_bytes())
 
 
 async def test_only_files_that_the_journal_names_and_that_lie_there_are_served(tmp_path: Path) -> None:

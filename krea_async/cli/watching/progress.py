@@ -54,6 +54,8 @@ def is_painted(mode: Mode) -> bool:
     """Whether somebody watches a terminal that lines can be painted on, and rich is there to do it."""
     if mode != "auto" or not sys.stderr.isatty() or find_spec("rich") is None:
         return False
+    if os.environ.get("COLUMNS") == "0":  # to rich that is a width, and all that is said would be cut away
+        return False
     dumb = os.environ.get("TERM", "" if os.name == "posix" else "windows") in {"", "dumb", "unknown"}
     return not dumb and not any(os.environ.get(name, "").lower() not in {"", "0", "false"} for name in CI_VARIABLES)
 

@@ -139,7 +139,8 @@ class _Run:
                 if self._lines is not None:
                     facts = {"signal": signal.Signals(number).name, "in_flight": in_flight, "drain_s": self._drain_s}
                     self._lines.tell("stopping", facts)
-                self._batch.stop(KreaError("the run was stopped by a signal", retryable=True), drain_s=self._drain_s)
+                reason = KreaError("the run was stopped by a signal", code="stopped_by_signal", retryable=True)
+                self._batch.stop(reason, drain_s=self._drain_s)
 
     async def _keep_showing(self) -> None:
         while True:

@@ -15,6 +15,7 @@ class Live {
     on("reset", () => take.reset());
     on("rows", (block) => take.rows(block));
     on("waiting", () => {
+      this.#totals = {};
       this.#show("open");
       take.waiting();
     });
@@ -49,7 +50,7 @@ class Live {
     if (this.#state === "closed") return "Connection lost. Start krea-async gallery --serve again and open its new address.";
     if (this.#hasEnded) {
       const left = running + waiting ? `, ${plural(running + waiting, "row")} not finished` : "";
-      return stoppedBy ? `The run was stopped: ${stoppedBy}${left}` : `The run has ended${left}`;
+      return stoppedBy ? `The run ended early: ${stoppedBy}${left}` : `The run has ended${left}`;
     }
     if (!rows) return "Connected; waiting for the first row";
     return `Live: ${whole.format(saved + failed)} of ${whole.format(rows)} done, ${whole.format(running)} running`;

@@ -96,11 +96,10 @@ function takeRows(block) {
   soon();
 }
 
-// A bookmarked picture opens once its row is there.
+// A bookmarked picture opens once its row is there, and the one that is open becomes the row's new object after a reset.
 function openAddressed() {
-  if (chosen.open === null || viewer.row) return;
-  const row = store.row(chosen.open);
-  if (row) openViewer(row, false);
+  const row = chosen.open === null ? undefined : store.row(chosen.open);
+  if (row && row !== viewer.row) openViewer(row, false);
 }
 
 function takeBlock(block) {
@@ -152,7 +151,11 @@ readBlocks(takeBlock, () => {
         store.clear();
         soon();
       },
-      waiting: soon,
+      waiting: () => {
+        store.clear();
+        store.totals = {};
+        soon();
+      },
     });
   }
 });

@@ -31,7 +31,7 @@ function showTotals(totals, chosen, toggle) {
 function showFoot(settings, totals) {
   const words = [`Made ${inDate(settings.made_at_s)} from ${settings.source}.jsonl by krea-async ${settings.version}.`];
   if (settings.live) words[0] = `Served live by krea-async ${settings.version}.`;
-  if (totals.stopped_by) words.push(`The last run was stopped: ${totals.stopped_by}.`);
+  if (totals.stopped_by) words.push(`The last run ended early: ${totals.stopped_by}.`);
   else if (!settings.live && totals.has_ended === false) words.push("The last run had not ended.");
   if (totals.damaged_lines) words.push(`${plural(totals.damaged_lines, "damaged line")} left out.`);
   byId("foot").textContent = words.join(" ");
