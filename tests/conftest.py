@@ -1,5 +1,6 @@
 """What every test shares: asyncio, a patient hypothesis, a sandbox, and impatient sessions against it."""
 
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -13,6 +14,9 @@ from krea_async import KreaSession
 from krea_async.sandbox import Durations, Sandbox
 
 sys.path.append(str(Path(__file__).parents[1]))  # for `benchmarks`; what is installed comes first
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("calm")
