@@ -15,9 +15,6 @@ from krea_async.sandbox import Durations, Sandbox
 
 sys.path.append(str(Path(__file__).parents[1]))  # for `benchmarks`; what is installed comes first
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what runs in the background
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
 settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("calm")
 
@@ -48,3 +45,10 @@ def session_of() -> Callable[..., KreaSession]:
 def no_memory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a session finds of a sandbox's limits is kept for nobody: each test begins without it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def heard_signals() -> None:
+    """Children hear Ctrl-C, also if the shell, or a part of a worker called by a test, made this process deaf."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

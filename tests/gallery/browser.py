@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
 from attrs import define, evolve, field
 from PIL import Image
 from playwright.async_api import Browser, ConsoleMessage, Page
@@ -123,6 +124,12 @@ class View:
 
     async def wait_for_count(self, words: str) -> None:
         await self.page.locator("#count", has_text=words).wait_for()
+
+    async def until(self, condition: str) -> None:
+        """`condition`, which JavaScript understands, is true; asked from outside, for the page allows no `eval`."""
+        with anyio.fail_after(10):
+            while not await self.page.evaluate(condition):  # noqa: ASYNC110 - the page has no event to wait for
+                await anyio.sleep(0.01)
 
     async def focused(self) -> str:
         name: str = await self.page.evaluate("document.activeElement.ariaLabel || document.activeElement.id")
