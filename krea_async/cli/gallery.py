@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn, Self
 import anyio
 import click
 
-from krea_async.cli.exits import Exit, exit_of_signal, exit_with, run_to_exit
+from krea_async.cli.exits import Exit, exit_of_signal, exit_with
 from krea_async.cli.output import put, say
 from krea_async.cli.watching.progress import is_painted
 from krea_async.storage.disk import in_thread
@@ -68,7 +68,7 @@ def gallery_command(  # noqa: PLR0917 - click calls it by name
     if port and not serve:
         raise click.UsageError("--port goes with --serve")
     if serve:
-        run_to_exit(partial(_serve, directory, port, open_it=open_it))
+        exit_with(partial(anyio.run, partial(_serve, directory, port, open_it=open_it)))
     exit_with(lambda: _write(directory, out, thumbnails, open_it=open_it))
 
 
@@ -97,9 +97,11 @@ def _write(directory: Path, out: Path | None, thumbnails: Any, *, open_it: bool)
 async def _serve(directory: Path, port: int, *, open_it: bool) -> int:
     if not _has_pillow():
         return Exit.USAGE
-    from krea_async.gallery.server import serving  # noqa: PLC0415 - not for the help
+    from krea_async.gallery.interrupts import interrupts_heard_elsewhere  # noqa: PLC0415 - not for the help
+    from krea_async.gallery.server import serving  # noqa: PLC0415
 
     async with AsyncExitStack() as held:
+        held.enter_context(interrupts_heard_elsewhere())
         signals = held.enter_context(anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM))
         try:
             url = await held.enter_async_context(serving(directory, port=port, tell=say))

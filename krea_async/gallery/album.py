@@ -63,7 +63,7 @@ class Album:
                     made = await to_process.run_sync(
                         self._make, str(picture.path), keep_as, cancellable=True, limiter=self._limiter
                     )
-            except anyio.BrokenWorkerProcess:
+            except (anyio.BrokenWorkerProcess, ProcessLookupError):  # the latter, if it ended before it was ready
                 continue
             except TimeoutError:
                 return Shrunk(note=f"its decoding took more than {LONGEST_S:g} s")

@@ -6,9 +6,7 @@ Only this module needs Pillow. What comes back is bytes or words, so nothing of 
 import io
 import math
 import os
-import signal
 import tempfile
-import threading
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -40,8 +38,6 @@ class Shrunk:
 
 def shrink(path: str, keep_as: str | None) -> Shrunk:
     """The thumbnail of the picture at `path`, also written to `keep_as`, whole or not at all, if that is possible."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the gallery, which ends us
     try:
         webp = _shrunk(path)
     except OSError as error:

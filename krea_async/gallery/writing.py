@@ -14,6 +14,7 @@ from attrs import define, field
 
 from krea_async.errors import DISK_ERROR, DownloadError
 from krea_async.gallery.album import CACHE_NAME, Album
+from krea_async.gallery.interrupts import block_interrupts
 from krea_async.gallery.page import write_page
 from krea_async.gallery.pictures import PictureFile, find_picture
 from krea_async.gallery.reading import Rows, base_url, open_rows, sheet_of
@@ -70,8 +71,10 @@ def write_gallery(
             return written
         making = _Making(rows, written, tell, base_url(directory, page))
         making.place(thumbnails)
-        with start_blocking_portal() as portal, closing(making.thumbnails(portal)) as made, _replacing(page) as file:
-            write_page(file, sheet, made)
+        with start_blocking_portal() as portal:
+            portal.call(block_interrupts)
+            with closing(making.thumbnails(portal)) as made, _replacing(page) as file:
+                write_page(file, sheet, made)
         making.end()
         return written
 

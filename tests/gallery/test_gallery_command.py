@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +225,56 @@ async def test_a_signal_leaves_no_half_page_and_no_process(tmp_path: Path, numbe
     with anyio.fail_after(10):
         while _is_group(process.pid):  # noqa: ASYNC110 - the system says nothing when they are gone
             await anyio.sleep(0.01)
+
+
+async def test_a_worker_does_not_hear_ctrl_c(tmp_path: Path) -> None:
+    """Not even while it starts: it would answer with a KeyboardInterrupt, in the midst of the gallery's event loop."""
+    rendered(tmp_path, 60)
+    async with started("gallery", ".", cwd=tmp_path) as process:
+        async with interrupted_children_of(process):
+            err = await text_of(process.stderr)
+        assert await process.wait() == 0, err
+    assert "60 rows, 60 pictures" in err
+    assert "Traceback" not in err
+    assert "no thumbnail" not in err
+
+
+async def test_nor_does_a_worker_of_a_live_gallery(tmp_path: Path) -> None:
+    rendered(tmp_path, 4)
+    async with started("gallery", ".", "--serve", cwd=tmp_path) as process, aiohttp.ClientSession() as http:
+        visitor = Visitor.of(http, await url_of(process))
+        async with visitor.events() as events:
+            while (await anext(events))[0] != "rows":
+                pass
+        async with interrupted_children_of(process):
+            for n in range(4):
+                status, body, _ = await visitor.get(f"/thumbs/{n}.webp")
+                assert status == 200, body
+        process.send_signal(signal.SIGINT)
+        err = await text_of(process.stderr)
+        assert await process.wait() == 0
+    assert "Traceback" not in err
+
+
+@asynccontextmanager
+async def interrupted_children_of(process: Process) -> AsyncIterator[None]:
+    """Each of them hears Ctrl-C again and again, from its first moment."""
+
+    def interrupt_all() -> None:
+        for children in Path(f"/proc/{process.pid}/task").glob("*/children"):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                for child in children.read_text().split():
+                    os.kill(int(child), signal.SIGINT)
+
+    async def interrupt() -> None:
+        while True:
+            interrupt_all()
+            await anyio.sleep(0.001)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(interrupt)
+        yield
+        tasks.cancel_scope.cancel()
 
 
 def _is_group(pid: int) -> bool:
