@@ -1,11 +1,14 @@
 """What every test shares: asyncio, a patient hypothesis, a sandbox, and impatient sessions against it."""
 
+import functools
+import inspect
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from hypothesis import HealthCheck, settings
 from impatience import IMPATIENT
@@ -15,8 +18,33 @@ from krea_async.sandbox import Durations, Sandbox
 
 sys.path.append(str(Path(__file__).parents[1]))  # for `benchmarks`; what is installed comes first
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # and children would inherit it
+
+pytest_plugins = ["krea_async.sandbox.pytest_plugin"]
+
 settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("calm")
+
+
+LONGEST_S = 240.0
+"""Below pytest's own limit, which says nothing of what a task waits for, and ends the process."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """An asynchronous test that hangs is a failure that shows where it waits."""
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = within_limit(item.obj)
+
+
+def within_limit(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    @functools.wraps(test)
+    async def limited(**fixtures: Any) -> None:
+        with anyio.fail_after(LONGEST_S):
+            await test(**fixtures)
+
+    return limited
 
 
 @pytest.fixture
@@ -45,10 +73,3 @@ def session_of() -> Callable[..., KreaSession]:
 def no_memory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a session finds of a sandbox's limits is kept for nobody: each test begins without it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-
-
-@pytest.fixture(autouse=True)
-def heard_signals() -> None:
-    """Children hear Ctrl-C, also if the shell, or a part of a worker called by a test, made this process deaf."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,8 +1,6 @@
 """What the tests in a real browser share: pages to look at, and an eye on everything that a page must not do."""
 
 import io
-import os
-import shutil
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
@@ -17,25 +15,11 @@ from playwright.async_api import Browser, ConsoleMessage, Page
 from krea_async.gallery.page import write_page
 from krea_async.gallery.sheet import Sheet, Thumbnail, Tile, Totals
 
-FLAGS: Final = [
-    *(["--no-sandbox"] if hasattr(os, "getuid") and os.getuid() == 0 else []),
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PROMPTS: Final = ("a lighthouse at dusk", "a fox in the snow", "rice fields, fog", "a night train")
 SIZES: Final = {"1:1": (1024, 1024), "16:9": (1344, 768), "9:16": (768, 1344), "2:1": (1472, 704)}
 
 NO_SUCH_FILE: Final = ("net::ERR_FILE_NOT_FOUND", "net::ERR_INVALID_URL")
 """What the browser says of pictures that are not there; no file URL has an encoded slash."""
-
-
-def find_chromium() -> str | None:
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-    return next(filter(None, map(shutil.which, names)), None)
 
 
 def tile_of(n: int, **facts: Any) -> Tile:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from browser import PROMPTS, View, failed, looking, tile_of, write_sheet
 from playwright.async_api import Browser
@@ -208,8 +209,11 @@ async def test_contrast_and_theme(chromium: Browser, url: str, scheme: str) -> N
             seen.append(await view.page.evaluate("getComputedStyle(document.documentElement).backgroundColor"))
             await view.page.locator("#theme").click()
         assert seen[0] != seen[1]
-        await view.page.reload()
-        kept = await view.page.evaluate("document.documentElement.dataset.theme")
+        kept = None
+        with anyio.fail_after(10):
+            while kept is None:  # Chromium writes down what is to be kept a moment after it was told
+                await view.page.reload()
+                kept = await view.page.evaluate("document.documentElement.dataset.theme")
         assert kept == scheme
 
 

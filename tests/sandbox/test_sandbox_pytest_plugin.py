@@ -5,14 +5,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from krea_async.sandbox import Durations, Sandbox
-from krea_async.sandbox.pytest_plugin import (
-    SandboxFactory,
-    krea_sandbox,
-    krea_sandbox_env,
-    krea_sandbox_factory,
-)
-
-__all__ = ["krea_sandbox", "krea_sandbox_env", "krea_sandbox_factory"]
+from krea_async.sandbox.pytest_plugin import SandboxFactory
 
 
 def created(url: str, key: str, prompt: str) -> dict[str, object]:
