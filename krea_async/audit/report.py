@@ -11,9 +11,10 @@ from typing import Any, Final
 from attrs import asdict, fields, frozen
 
 from krea_async.audit.ledger import Ledger
+from krea_async.audit.prices import usd_of
 from krea_async.audit.recorded import no_journal
 from krea_async.errors import DISK_ERROR, Charged, JournalError
-from krea_async.models import QUALITIES, ImageRequest
+from krea_async.models import ImageRequest
 from krea_async.results import Timings, UnknownOutcome
 from krea_async.storage.history import JOURNAL_NAME
 from krea_async.storage.records import Accepted, Completed, Failed, Left, Row
@@ -24,9 +25,6 @@ SENT_TWICE: Final = "it was sent again after a lost answer, and the gateway did 
 NO_END: Final = "its task was accepted, and no end of it is recorded"
 
 _MAX_CODES: Final = 1000  # the rest are counted as one, for the gateway may invent any number of them
-_LISTED: Final = tuple(ImageRequest("-", quality=quality) for quality in QUALITIES)
-_USD: Final = {round(request.credits * 1e6): request.usd for request in _LISTED}
-_USD_PER_CREDIT: Final = _LISTED[0].usd / _LISTED[0].credits
 
 
 @frozen(kw_only=True)
@@ -148,7 +146,7 @@ def _report(directory: Path, ledger: Ledger) -> DirectoryReport:
         credits_refunded=ledger.refunded_millionths / 1e6,
         credits_reserved=round(reserved, 6),
         credits_unknown=round(ledger.unknown_millionths / 1e6 + sum(credits_ for _, credits_ in unanswered), 6),
-        usd=_usd(ledger, waiting),
+        usd=usd_of(ledger.prices, ledger.settled_millionths + round(waiting * 1e6)),
         failures=dict(failures.most_common()),
         examples=examples,
         unknown=(*charged, *(row for row, _ in unanswered)),
@@ -216,19 +214,9 @@ def _failures(ledger: Ledger) -> tuple[Counter[str], dict[str, str], list[Unknow
     return failures, examples, charged
 
 
-def _usd(ledger: Ledger, waiting_credits: float) -> float:
-    """What was charged, in dollars: saved pictures at the list's price, all else at the same rate."""
-    listed = {price: count for price, count in ledger.prices.items() if price in _USD}
-    rest = ledger.settled_millionths - sum(price * count for price, count in listed.items())
-    return round(
-        sum(_USD[price] * count for price, count in listed.items()) + (rest / 1e6 + waiting_credits) * _USD_PER_CREDIT,
-        6,
-    )
-
-
 def _price(ledger: Ledger, n: int) -> float:
     row = ledger.find_line(ledger.row_offsets[n])
-    return row.request.credits if isinstance(row, Row) else _LISTED[0].credits
+    return row.request.credits if isinstance(row, Row) else ImageRequest("-").credits
 
 
 def _outcome(ledger: Ledger, n: int, task_id: str | None, reason: str, charged: Charged = "unknown") -> UnknownOutcome:

@@ -25,7 +25,7 @@ COMMANDS = {
         "task": ("Look one task up, wait for it, or fetch its picture.", "krea_async.cli.task:task_command"),
     },
     "Set up": {
-        "demo": ("Render a dozen pictures without a key, cost or network.", "krea_async.cli.demo_command:demo"),
+        "demo": ("Render a dozen pictures without a key, cost or network.", "krea_async.cli.demo:demo"),
         "doctor": (
             "Look for whatever would keep a run from going well.",
             "krea_async.cli.doctor.command:doctor_command",
@@ -53,6 +53,7 @@ def krea_async(verbose: int) -> None:
     A list of prompts:         krea-async render prompts.txt --out renders/
     What it would cost:        krea-async estimate prompts.txt renders/
     One picture:               krea-async generate "a lighthouse at dusk" --size 16:9
+    All pictures on a page:    krea-async gallery renders/ --open
     Is every picture there?    krea-async verify renders/
     What did it cost?          krea-async report renders/
     A gateway of your own:     krea-async sandbox --port 8787

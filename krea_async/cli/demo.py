@@ -2,10 +2,14 @@
 
 import shlex
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+import click
+
+from krea_async.cli.exits import run_to_exit
 from krea_async.cli.output import say
 from krea_async.cli.watching.running import run_batch
 from krea_async.meter import Meter
@@ -30,8 +34,14 @@ PROMPTS: Final = (
 )
 
 
-async def run_demo(directory: Path) -> int:
-    """Render the demo's prompts into `directory`, write their page, and return the exit code."""
+@click.command(short_help="Render a dozen pictures without a key, cost or network.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("krea-demo"), show_default=True, help="Directory.")
+def demo(out: Path) -> None:
+    """Render a dozen pictures through a gateway of our own: no key, no cost, no network."""
+    run_to_exit(partial(_run, out))
+
+
+async def _run(directory: Path) -> int:
     say(f"{len(PROMPTS)} prompts, a local sandbox instead of the gateway: no key, no cost")
     meter = Meter()
     async with (

@@ -1,5 +1,6 @@
 """A group of commands that are imported when they are called, so that `--help` and a typo are answered at once."""
 
+import signal
 from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -47,9 +48,14 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own
-        """Run a command. A wrong value is told with the variable that it comes from."""
+        """Run a command. A wrong value is told with the variable that it comes from.
+
+        Ctrl-C while its modules are loaded has the exit code that it has at any other moment.
+        """
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(128 + signal.SIGINT)
         except click.BadParameter as refused:
             from krea_async.cli.options.config import variable_of  # noqa: PLC0415 - not for the help
 

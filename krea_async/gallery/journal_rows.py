@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from krea_async.audit.ledger import Ledger
+from krea_async.audit.prices import usd_of
 from krea_async.audit.recorded import no_journal
 from krea_async.errors import DISK_ERROR, JournalError, words_of
 from krea_async.gallery.facts import Facts
 from krea_async.gallery.pictures import find_picture
-from krea_async.gallery.prices import usd_of
 from krea_async.gallery.sheet import Step, Tile, Totals
 from krea_async.storage.history import JOURNAL_NAME
 from krea_async.storage.records import is_whole

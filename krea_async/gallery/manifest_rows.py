@@ -11,10 +11,10 @@ from typing import Final, Literal, Self
 
 from attrs import fields
 
+from krea_async.audit.prices import usd_of
 from krea_async.errors import DISK_ERROR, JournalError, words_of
 from krea_async.gallery.facts import Facts
 from krea_async.gallery.pictures import find_picture
-from krea_async.gallery.prices import usd_of
 from krea_async.gallery.sheet import Tile, Totals
 from krea_async.results import Timings
 from krea_async.storage.digests import digest

@@ -31,6 +31,16 @@ from krea_async.sandbox import Durations, Fault, Faults, Sandbox
 
 pytestmark = pytest.mark.anyio
 
+INTERRUPTED = """
+import sys
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupts())
+"""
+"""Ctrl-C, pressed while that module is loaded."""
+
 LIST = b"a fox\nan owl\na hare\n"
 SMALL_FILES = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
 
@@ -162,6 +172,16 @@ async def test_9_a_disk_that_takes_no_more_stops_the_batch(sandbox: Sandbox, tmp
     assert_no_traceback(result)
     assert result.code == Exit.DISK
     assert len(pictures(tmp_path / "full")) == len(result.paths) == len(sandbox.ledger.tasks) < 300
+
+
+@pytest.mark.parametrize("name", ["krea_async.cli.commands", "krea_async.cli.render", "krea_async.session"])
+async def test_ctrl_c_while_modules_are_loaded_has_its_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("test_commands.COMMAND", [sys.executable, "-c", INTERRUPTED.format(name=name) + PROGRAM])
+    result = await run("render", "list.txt", env={}, cwd=tmp_path)
+    assert (result.code, result.out) == (130, "")
+    assert "Traceback" not in result.err
 
 
 async def test_9_a_limit_on_the_size_of_files_is_a_disk_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
