@@ -15,10 +15,11 @@ from playwright.async_api import Browser, async_playwright
 
 from krea_async import ImageRequest, KreaSession
 from krea_async.gallery.writing import write_gallery
+from krea_async.models import Size
 from krea_async.sandbox import Durations, Sandbox
 
 HERE: Final = Path(__file__).parent
-SCENES: Final = (
+SCENES: Final[tuple[tuple[str, tuple[Size, ...]], ...]] = (
     ("A lighthouse on a basalt cliff at dusk, long exposure", ("16:9", "2:3", "1:1")),
     ("Terraced rice fields under morning fog, seen from above", ("3:2", "4:5")),
     ("A night train crossing a viaduct, snow in the air", ("2:1", "9:16")),
@@ -44,7 +45,7 @@ VIEWS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 def requests() -> list[ImageRequest]:
     """Each scene in its sizes, with some seeds of each; the lists of real runs look like that."""
     wanted = [
-        ImageRequest(prompt, size=size, quality="2K" if size == "16:9" else "1K", seed=seed)  # type: ignore[arg-type]
+        ImageRequest(prompt, size=size, quality="2K" if size == "16:9" else "1K", seed=seed)
         for seed in (1, 2, 3, 4)
         for prompt, sizes in SCENES
         for size in sizes

@@ -8,11 +8,11 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import anyio
@@ -26,6 +26,8 @@ from krea_async.cli.demo import PROMPTS
 from krea_async.sandbox import Sandbox
 
 pytestmark = pytest.mark.anyio
+
+T = TypeVar("T")
 
 PROGRAM = "import sys; sys.argv[0] = 'krea-async'; from krea_async.cli import main; main()"
 IMPATIENT = """
@@ -72,11 +74,11 @@ async def run(*args: object, env: dict[str, str], cwd: Path, stdin: bytes = b"")
     return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-async def run_all(*runs: partial[Any]) -> list[Result]:
+async def run_all(*runs: Callable[[], Awaitable[T]]) -> list[T]:
     """Several at the same time: most of what a run takes is waiting."""
-    results: dict[int, Result] = {}
+    results: dict[int, T] = {}
 
-    async def one(number: int, start: partial[Any]) -> None:
+    async def one(number: int, start: Callable[[], Awaitable[T]]) -> None:
         results[number] = await start()
 
     async with anyio.create_task_group() as group:

@@ -5,15 +5,14 @@ import os
 import signal
 import time
 from collections import Counter, defaultdict
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import anyio
 import pytest
 from terminals import CONTROL, on_a_terminal, report_of
-from test_commands import COMMAND, environment, pictures, run, run_all, started, text_of
-from test_signals import said_by, until_tasks
+from test_commands import COMMAND, environment, pictures, run, started, text_of
+from test_signals import said_by, until, until_tasks
 
 from krea_async import Completed, Limit, LimitFound, Picture
 from krea_async.cli.exits import Exit
@@ -197,11 +196,12 @@ async def test_two_signals_end_a_run_whose_reader_reads_nothing(tmp_path: Path) 
             args = ["render", a_list(tmp_path, 5_000), "--json"]
             async with started(*args, env=environment(sandbox), cwd=tmp_path, stdout=write) as process:
                 await until_tasks(sandbox, 300)
-                for _ in range(2):
-                    process.send_signal(signal.SIGINT)
-                    await anyio.sleep(0.1)
+                said = said_by(process.stderr)
+                process.send_signal(signal.SIGINT)
                 with anyio.fail_after(10):
-                    err = await text_of(process.stderr)
+                    err = await until(b"press Ctrl-C again to stop now", said)
+                    process.send_signal(signal.SIGINT)
+                    err += await text_of(said)
                     assert await process.wait() == 130
         assert "Traceback" not in err
         assert "Fatal Python error" not in err
@@ -244,13 +244,10 @@ async def test_on_a_terminal_the_lines_are_not_mixed_with_bars_and_quiet_leaves_
         a_list(tmp_path / name, 3)
     async with Sandbox(durations=Durations.fixed(0.5)) as sandbox:
         env = environment(sandbox)
-        shown, quiet = await run_all(
-            partial(
-                on_a_terminal, "render", "list.txt", "--json", env=env, cwd=tmp_path / "shown", stdout="the terminal"
-            ),
-            partial(run, "render", "list.txt", "--json", "-q", env=env, cwd=tmp_path / "quiet"),
-        )
-    seen = shown.seen  # type: ignore[attr-defined]
+        args = ["render", "list.txt", "--json"]
+        shown = await on_a_terminal(*args, env=env, cwd=tmp_path / "shown", stdout="the terminal")
+        quiet = await run(*args, "-q", env=env, cwd=tmp_path / "quiet")
+    seen = shown.seen
     assert "\x1b[?25l" not in seen
     assert "so far" not in seen
     lines = [line for line in seen.replace("\r\n", "\n").split("\n") if line.startswith("{")]

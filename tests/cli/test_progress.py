@@ -14,7 +14,7 @@ from terminals import CONTROL, HIDE_CURSOR, SHOW_CURSOR, Screen, on_a_terminal, 
 from test_commands import environment, pictures, run, run_all, started, text_of
 from test_signals import until_tasks
 
-from krea_async.cli.watching.progress import PLAIN_EVERY_S, PLAIN_SLOWEST_S, is_painted, progress_view
+from krea_async.cli.watching.progress import PLAIN_EVERY_S, PLAIN_SLOWEST_S, Mode, is_painted, progress_view
 from krea_async.meter import Figures
 from krea_async.sandbox import Durations, Faults, Limits, Sandbox
 
@@ -138,14 +138,14 @@ async def test_a_reader_of_stderr_who_leaves_does_not_end_the_run(tmp_path: Path
     ],
 )
 def test_bars_are_painted_only_where_somebody_watches_a_terminal(
-    monkeypatch: pytest.MonkeyPatch, tty: bool, mode: str, variables: dict[str, str], painted: bool
+    monkeypatch: pytest.MonkeyPatch, tty: bool, mode: Mode, variables: dict[str, str], painted: bool
 ) -> None:
     for name in ("TERM", "CI", "TF_BUILD", "JENKINS_URL", "TEAMCITY_VERSION", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("sys.stderr.isatty", lambda: tty)
-    assert is_painted(mode) is painted  # type: ignore[arg-type]
+    assert is_painted(mode) is painted
 
 
 def test_without_rich_there_are_lines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,7 @@ async def test_a_ci_service_a_dumb_terminal_and_plain_get_lines_although_it_is_a
             partial(watched, "--plain", cwd=tmp_path / "plain"),
         )
     for result in runs:
-        seen = result.seen.replace("\r\n", "\n")  # type: ignore[attr-defined]
+        seen = result.seen.replace("\r\n", "\n")
         assert result.code == 0
         assert not CONTROL.search(seen), seen
         assert re.search(r"^\d/3 saved, \d in flight", seen, re.MULTILINE)

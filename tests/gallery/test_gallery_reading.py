@@ -80,7 +80,7 @@ def test_every_state_of_a_row_is_told_with_its_facts(tmp_path: Path) -> None:
         Accepted(n=6, task_id="task-6", credits=1.8, at_s=6.0),
         Completed(n=6, links=["https://x.y/a.png"], expires_s=99.0, at_s=7.0),
     )
-    asked = {"size": "1:2", "quality": "1K"}
+    asked: dict[str, Any] = {"size": "1:2", "quality": "1K"}
     assert tiles(tmp_path) == [
         Tile(
             n=0,
@@ -102,7 +102,7 @@ def test_every_state_of_a_row_is_told_with_its_facts(tmp_path: Path) -> None:
             at_s=100.0,
         ),
         *(
-            Tile(n=n, index=n, status="failed", prompt=f"fox {n}", task_id="task-f", at_s=77.0, **asked, **facts)  # type: ignore[arg-type]
+            Tile(n=n, index=n, status="failed", prompt=f"fox {n}", task_id="task-f", at_s=77.0, **asked, **facts)
             for n, facts in (
                 (1, {"credits": 0.0, "charged": "no", "error": "generation_failed", "message": "no luck"}),
                 (

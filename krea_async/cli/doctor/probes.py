@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -168,18 +169,17 @@ async def abandonable(work: Callable[[], T], within_s: float) -> T:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: T | None, error: Exception | None) -> None:
+    def settle(end: Callable[[], None]) -> None:
         if not ended.done():
-            ended.set_exception(error) if error is not None else ended.set_result(result)  # type: ignore[arg-type]
+            end()
 
     def run() -> None:
-        result, error = None, None
         try:
-            result = work()
-        except Exception as raised:  # noqa: BLE001 - raised to whoever waits
-            error = raised
+            end = partial(ended.set_result, work())
+        except Exception as error:  # noqa: BLE001 - raised to whoever waits
+            end = partial(ended.set_exception, error)
         with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(settle, result, error)
+            loop.call_soon_threadsafe(settle, end)
 
     threading.Thread(target=run, daemon=True).start()
     with anyio.fail_after(within_s):

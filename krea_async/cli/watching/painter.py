@@ -108,7 +108,7 @@ class _Above(io.TextIOBase):
         return self._real.isatty()
 
     @property
-    def encoding(self) -> str:  # type: ignore[override]
+    def encoding(self) -> str:  # type: ignore[override]  # a property, as the real one has it
         return self._real.encoding
 
 
