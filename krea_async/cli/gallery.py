@@ -84,7 +84,7 @@ def _write(directory: Path, out: Path | None, thumbnails: Any, *, open_it: bool)
     totals = written.totals
     say(f"{totals.rows} rows, {totals.saved} pictures, {totals.failed} failed, {totals.credits:.2f} credits")
     if written.without:
-        say(f"{written.without} pictures have no thumbnail ({written.example})")
+        say(f"pictures without a thumbnail: {written.without} ({written.example})")
     if written.not_kept:
         say(f"thumbnails are not kept for the next time: {written.not_kept}")
     if totals.damaged_lines:

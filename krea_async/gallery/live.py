@@ -2,6 +2,13 @@
 
 A browser is a place in the log of changed rows, and no more: what it gets is read from the journal when it can take it.
 So a slow one holds no memory, one that comes back goes on where it was, and one that is too far behind starts anew.
+
+The events, each with one line of JSON:
+    reset    {"rows": 120}: forget all rows; so many will come
+    rows     {"columns": TILE_COLUMNS, "rows": [[...], ...]}: new or changed ones; their key is `n`
+    totals   the sums, with the names of Totals, after each change
+    waiting  {}: nothing was rendered into the directory yet
+Ids are on `totals` only: whoever loses the connection before it has all of a change gets all of it again.
 """
 
 import asyncio

@@ -3,26 +3,6 @@
 A sheet of 100,000 rows is never in memory as a whole: tiles and thumbnails come one by one.
 """
 
-# The seam, agreed between those who write either side of it:
-#
-#     page.write_page(out: TextIO, sheet: Sheet, thumbnails: Iterable[Thumbnail] | None = None, *, live: bool = False)
-#
-# `out` is UTF-8. The page iterates over `sheet.tiles` once and writes them, and then over `thumbnails`, which are made
-# meanwhile: they come as they get ready, in no order, and not for every tile. None: there are none (`--thumbnails
-# none`), and tiles show themselves without.
-#
-# live=True: `sheet.tiles` is empty, everything comes as events (GET events?token=...; the token is the page's own
-# ?token=, in location.search). Their data is one line of JSON:
-#     event: reset   data: {"rows": <how many will come>}              forget all rows; they come anew
-#     event: rows    data: {"columns": [TILE_COLUMNS], "rows": [[...], ...]}      new or changed; the key is n
-#     event: totals  data: Totals as an object, TOTALS_COLUMNS are its keys       after each change
-#     event: waiting data: {}                                          nothing was rendered into the directory yet
-# Ids are on `totals` only, so a reader that lost its connection before it has all of a change gets all of it again.
-# Thumbnails are at thumbs/<n>.webp?token=... (404: there is none; the reply's text/plain body says why), and pictures
-# at pictures/<n>/<encodeURIComponent(file)>?token=...
-# Not live: a picture is at sheet.base_url + encodeURIComponent(file); base_url is "./" where the page is beside them.
-# There is no cookie: those of 127.0.0.1 go to every port, so another local server would be sent the token.
-
 from collections.abc import Iterable
 from typing import Final, Literal
 
@@ -127,4 +107,3 @@ class Thumbnail:
 
 
 TILE_COLUMNS: Final = tuple(attribute.name for attribute in fields(Tile))
-TOTALS_COLUMNS: Final = tuple(attribute.name for attribute in fields(Totals))

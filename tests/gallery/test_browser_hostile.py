@@ -48,7 +48,7 @@ async def test_nothing_of_it_runs(chromium: Browser, tmp_path: Path, grouped: bo
     rows = hostile_rows()
     url = write_sheet(tmp_path, rows, title=f"{HOSTILE['end']} {HOSTILE['markup']} {HOSTILE['template']} \udcff")
     async with looking(chromium, url + ("#group=prompt" if grouped else "")) as view:
-        await view.wait_for_count(f"{len(rows)} pictures")
+        await view.wait_for_count(f"{len(rows)} rows")
         await view.page.keyboard.press("f")
         for row in rows:
             await view.page.evaluate(f"location.hash = 'open={row.n}{'&group=prompt' if grouped else ''}'")

@@ -105,15 +105,17 @@ async def events_of(tiles: list[Tile]) -> AsyncIterator[tuple[Events, str]]:
     app.router.add_get("/events", events.stream)
     app.router.add_get("/thumbs/{name}", events.small)
     async with TestServer(app) as server:
-        yield events, str(server.make_url("/?token=abc"))
-        events.down.set()
+        try:
+            yield events, str(server.make_url("/?token=abc"))
+        finally:
+            events.down.set()
 
 
 async def test_the_view_stays_where_it_is_while_rows_land(chromium: Browser) -> None:
     """Newest first, so that each new row moves all others; the one in sight does not move."""
     rows = [tile_of(n) for n in range(300)]
     async with events_of(rows) as (events, url), looking(chromium, f"{url}#sort=newest", local=False) as view:
-        await view.wait_for_count("300 pictures")
+        await view.wait_for_count("300 rows")
         await view.page.evaluate("scrollTo(0, 3000)")
         shown = "document.elementFromPoint(60, 80)?.closest('.tile')?.dataset.row"
         await view.page.wait_for_function(f"() => {shown}")
@@ -122,7 +124,7 @@ async def test_the_view_stays_where_it_is_while_rows_land(chromium: Browser) -> 
         before = await view.page.evaluate(line)
         for n in range(300, 340):
             await events.land(tile_of(n))
-        await view.wait_for_count("340 pictures")
+        await view.wait_for_count("340 rows")
         assert await view.page.evaluate(line) == pytest.approx(before, abs=1)
 
 
@@ -131,6 +133,7 @@ async def test_a_waiting_row_becomes_its_picture_and_keeps_the_focus(chromium: B
     async with events_of(rows) as (events, url), looking(chromium, url, local=False) as view:
         await view.page.locator(".tile.is-waiting").focus()
         await view.page.locator("#live-words", has_text="Live: 2 of 3 done").wait_for()
+        assert await view.page.locator(".has-landed").count() == 0  # they were there before
         await events.land(tile_of(1, status="running", step="accepted", file=None))
         await view.page.get_by_text("generating").wait_for()
         await events.land(tile_of(1), has_ended=True)

@@ -25,7 +25,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 async def test_20_000_rows(chromium: Browser, url: str) -> None:
     async with looking(chromium, url) as view:
-        await view.wait_for_count("20,000 pictures")
+        await view.wait_for_count("20,000 rows")
         elements = "document.querySelectorAll('#sheet *').length"
         assert 20 < await view.page.evaluate(elements) < MOST_ELEMENTS
         await view.page.locator('.tile[data-row="0"]').focus()
@@ -43,7 +43,7 @@ async def test_20_000_rows(chromium: Browser, url: str) -> None:
             assert row == pytest.approx(20_000 * share, abs=300)
             assert await view.page.evaluate(elements) < MOST_ELEMENTS
         await view.page.fill("#search", "snow 0001")
-        await view.page.locator("#count", has_text="of 20,000 pictures").wait_for()
+        await view.page.locator("#count", has_text="of 20,000 rows").wait_for()
         assert await view.page.evaluate(elements) < MOST_ELEMENTS
 
 
@@ -52,7 +52,7 @@ async def test_a_sheet_higher_than_an_element_may_be(chromium: Browser, tmp_path
     rows = [tile_of(n, prompt=f"prompt {n}") for n in range(20_000)]
     small = [Thumbnail(n=0, webp=webp(0))]
     async with looking(chromium, write_sheet(tmp_path, rows, thumbnails=small)) as view:
-        await view.wait_for_count("20,000 pictures")
+        await view.wait_for_count("20,000 rows")
         await view.page.keyboard.press("g")
         await view.page.locator(".heading").first.wait_for()
         height = await view.page.locator("#sheet").evaluate("sheet => sheet.offsetHeight")

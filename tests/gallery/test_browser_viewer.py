@@ -32,7 +32,7 @@ def url(tmp_path: Path) -> str:
 
 async def test_only_the_keyboard(chromium: Browser, url: str) -> None:
     async with looking(chromium, url) as view:
-        await view.wait_for_count("40 pictures")
+        await view.wait_for_count("40 rows")
         keys = view.page.keyboard
         await view.page.evaluate("document.getElementById('zoom').focus()")
         await keys.press("Tab")

@@ -106,7 +106,7 @@ async def test_the_path_of_the_page_is_all_there_is_on_stdout(tmp_path: Path) ->
     assert (result.code, result.out) == (0, "renders/gallery.html\n")
     assert (renders / "gallery.html").read_text().startswith("<!doctype html>")
     assert "3 rows, 3 pictures, 0 failed, 1.35 credits" in result.err
-    assert "1 pictures have no thumbnail (2.png: cannot identify image file" in result.err
+    assert "pictures without a thumbnail: 1 (2.png: cannot identify image file" in result.err
     assert "2 lines of the journal are damaged, and were left out" in result.err
     elsewhere = await run("gallery", "renders", "-o", "page.html", "--thumbnails", "none", cwd=tmp_path)
     assert (elsewhere.code, elsewhere.out) == (0, "page.html\n")
@@ -236,7 +236,7 @@ async def test_a_worker_does_not_hear_ctrl_c(tmp_path: Path) -> None:
         assert await process.wait() == 0, err
     assert "60 rows, 60 pictures" in err
     assert "Traceback" not in err
-    assert "no thumbnail" not in err
+    assert "without a thumbnail" not in err
 
 
 async def test_nor_does_a_worker_of_a_live_gallery(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ class Store {
   totals = {};
   #byNumber = new Map();
 
-  // Takes {columns, rows} and returns the rows that are new or changed. `n` is the key.
-  take({ columns, rows }, isLive = false) {
+  // Takes {columns, rows} and returns the rows that are new or changed. `n` is the key. isFollowed: they just happened.
+  take({ columns, rows }, isFollowed = false) {
     return rows.map((values) => {
       const fresh = {};
       for (let place = 0; place < columns.length; place += 1) fresh[columns[place]] = values[place];
@@ -17,10 +17,10 @@ class Store {
       if (!known) {
         this.#byNumber.set(fresh.n, fresh);
         this.rows.push(fresh);
-        fresh.hasLanded = isLive && fresh.status === "saved";
+        fresh.hasLanded = isFollowed && fresh.status === "saved";
         return fresh;
       }
-      fresh.hasLanded = isLive && fresh.status === "saved" && known.status !== "saved";
+      fresh.hasLanded = isFollowed && fresh.status === "saved" && known.status !== "saved";
       return Object.assign(known, fresh);
     });
   }

@@ -11,6 +11,7 @@ let pattern = null;
 let isLoading = true;
 let isDue = false;
 let fresh = []; // rows that came since the last drawing
+let isFollowed = false; // all that was there is here: what comes now has just happened
 
 const grid = new Grid(byId("sheet"), { toolbar: byId("toolbar"), open: (row) => openViewer(row) });
 const toolbar = new Toolbar(chosen, () => {
@@ -74,12 +75,12 @@ function lay(mode) {
 
 function showCount() {
   const total = store.rows.length;
-  const words = matching.length === total ? plural(total, "picture") : `${whole.format(matching.length)} of ${plural(total, "picture")}`;
+  const words = matching.length === total ? plural(total, "row") : `${whole.format(matching.length)} of ${plural(total, "row")}`;
   if (byId("count").textContent !== words) byId("count").textContent = words;
   const isEmpty = matching.length === 0 && (total > 0 || !isLoading);
   byId("empty").hidden = !isEmpty;
   byId("empty-clear").hidden = total === 0;
-  byId("empty-title").textContent = total ? "No picture matches" : "Nothing rendered yet";
+  byId("empty-title").textContent = total ? "No row matches" : "Nothing rendered yet";
   byId("empty-words").textContent = total
     ? "Search for fewer words, or take a filter back."
     : settings.live ? "Pictures appear here as they land." : "Render into this directory, then make the sheet again.";
@@ -92,7 +93,7 @@ function soon() {
 }
 
 function takeRows(block) {
-  fresh.push(...store.take(block, settings.live));
+  fresh.push(...store.take(block, isFollowed));
   soon();
 }
 
@@ -145,9 +146,11 @@ readBlocks(takeBlock, () => {
       rows: takeRows,
       totals: (totals) => {
         store.totals = totals;
+        isFollowed = true;
         soon();
       },
       reset: () => {
+        isFollowed = false;
         store.clear();
         soon();
       },

@@ -46,7 +46,7 @@ function addOver(button, row, pattern) {
 function makeHeading(group, pattern) {
   const { rows } = group;
   const credits = rows.reduce((sum, row) => sum + (isNumber(row.credits) ? row.credits : 0), 0);
-  const facts = [plural(rows.length, "picture"), credits ? `${upTo2.format(credits)} credits` : null];
+  const facts = [plural(rows.length, "row"), credits ? `${upTo2.format(credits)} credits` : null];
   return make(
     "div",
     { class: "heading", role: "rowheader" },
