@@ -56,7 +56,8 @@ class Estimate:
     have; a batch takes them up all the same. Each of both is one of: saved (there already), to_fetch (paid for), failed
     (and not tried again, or no valid request), unknown (may be paid for; not sent again without consent), copies (equal
     to a row that is made or saved, seed included), unanswered (sent by an earlier run, and asked for again under its
-    key: paid for now, if it was not before), to_make.
+    key: paid for now, if it was not before), to_make. changed: rows whose id was another request in an earlier run;
+    that one counts, and they are among the kinds as it is.
     credits, usd: of to_make and unanswered, so what is spent at the most, if no row is tried again. prices: credits of
     one picture, by quality; charged: those of them that the directory shows another price of than the list has.
     seconds: from the first submission to the last picture, if the gateway takes `concurrency` tasks at a time.
@@ -71,6 +72,7 @@ class Estimate:
     copies: int
     unanswered: int
     to_make: int
+    changed: int
     credits: float
     usd: float
     prices: Mapping[str, float]
@@ -127,6 +129,7 @@ def estimate(
         rows=rows.listed,
         others=rows.others,
         **{kind: rows.kinds[kind] for kind in _KINDS},
+        changed=rows.changed,
         credits=round(sum(prices[one.quality] * count for one, count in asked), 6),
         usd=round(sum(one.usd * prices[one.quality] / one.credits * count for one, count in asked), 6),
         prices=prices,
@@ -142,12 +145,12 @@ _KINDS: Final = ("saved", "to_fetch", "failed", "unknown", "copies", "unanswered
 
 
 class _Rows:
-    """Tells rows apart. kinds: how many of each kind. paid: pictures that cost something, by quality."""
+    """Tells rows apart. kinds, changed: how many. paid: pictures that cost something, by quality."""
 
     def __init__(self, directory: Path, history: History | None, policy: BatchPolicy) -> None:
         self.kinds: Counter[str] = Counter()
         self.paid: Counter[Quality] = Counter()
-        self.listed = self.others = 0
+        self.listed = self.others = self.changed = 0
         self._directory = directory
         self._history = history
         self._policy = policy
@@ -171,7 +174,11 @@ class _Rows:
         n = None if self._history is None else self._history.match(request)
         if n is None or self._history is None:
             self._make(request)
-        elif n in self._under_way:
+            return
+        if self._history.changed(n, request):  # known by its id; what was noted is what is sent
+            self.changed += 1
+            request = self._history.request(n)
+        if n in self._under_way:
             self.others -= 1  # it is counted, as what it is
         else:
             self._settled(self._history, n, request)
@@ -184,8 +191,6 @@ class _Rows:
             self._seen.add(content_digest_of(request))
         elif state is RowState.FAILED and not self._is_retried(history.failed(n)):
             self.kinds["failed"] += 1
-        elif history.changed(n, request):  # known by its id; what was noted is what is sent
-            self._make(history.request(n))
         else:
             self._make(request)
 

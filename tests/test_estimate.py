@@ -234,8 +234,9 @@ def random_list(rng: Random, serial: "count[int]") -> list[ImageRequest]:
 def test_a_row_whose_id_was_noted_with_another_quality_costs_what_is_sent(tmp_path: Path) -> None:
     """The journal's row counts, so its price does."""
     journalled(tmp_path, [ImageRequest("a fox", id="f", quality="2K")])
-    found = estimate([ImageRequest("a fox", id="f", quality="1K")], tmp_path)
-    assert found.credits == ImageRequest("a fox", quality="2K").credits
+    found = estimate([ImageRequest("a fox", id="f", quality="1K"), ImageRequest("an owl", id="o")], tmp_path)
+    assert found.credits == ImageRequest("a fox", quality="2K").credits + ImageRequest("an owl").credits
+    assert (found.to_make, found.changed) == (2, 1)
 
 
 def test_a_damaged_journal_is_estimated_where_a_batch_would_go_on_with_it(tmp_path: Path) -> None:

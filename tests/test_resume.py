@@ -104,15 +104,22 @@ async def test_other_content_under_a_known_id_is_told_and_not_made(
     sandbox: Sandbox, session_of: SessionOf, tmp_path: Path, caplog: pytest.LogCaptureFixture, other: dict[str, Any]
 ) -> None:
     async with session_of(sandbox) as session:
-        await session.render([{"id": "a", "prompt": "owl"}, {"id": "b", "prompt": "owl"}], tmp_path)
-        caplog.set_level(logging.WARNING, logger="krea_async")
+        before = [{"id": name, "prompt": "owl"} for name in ("a", "b", "c")]
+        await session.render(before, tmp_path)
+        caplog.set_level(logging.INFO, logger="krea_async.batch")
         report = await session.render(
-            [{"id": "a", "prompt": "owl", **other}, {"id": "b", "prompt": "owl", "callback_url": "https://my.org/x"}],
+            [
+                {"id": "a", "prompt": "owl", **other},
+                {"id": "b", "prompt": "owl", "callback_url": "https://my.org/x"},
+                {"id": "c", "prompt": "owl", **other},
+            ],
             tmp_path,
         )
-    assert (report.already_saved, report.calls["create"]) == (2, 0)
-    (warning,) = [record.getMessage() for record in caplog.records]
-    assert "'a' was another request" in warning
+    assert (report.already_saved, report.calls["create"]) == (3, 0)
+    first, second = [record for record in caplog.records if "was another request" in record.message]
+    assert (first.levelno, second.levelno) == (logging.WARNING, logging.INFO)
+    assert "row 0: 'a' was another request" in first.message
+    assert "row 2: 'c' was another request" in second.message
 
 
 async def test_a_row_that_was_planned_and_then_changed_is_journalled_as_it_is_sent(

@@ -33,6 +33,7 @@ class KnownRows:
         self.history = history
         self._directory = directory
         self._policy = policy
+        self._has_warned = False
         self._under_way = {row.n: row for row in history.open_rows() if not history.is_lost(row.n)}
 
     def under_way(self) -> list[Entry]:
@@ -45,11 +46,19 @@ class KnownRows:
         if n is None:
             return Entry(index, request)
         if self.history.changed(n, request):
-            words = "row %d: %r was another request in an earlier run, which counts; a new id makes another picture"
-            log.warning(words, index, request.id)
+            self._tell_changed(index, request)
         if n in self._under_way:
             return None
         return self._entry(n, index, request)
+
+    def _tell_changed(self, index: int, request: ImageRequest) -> None:
+        """A list that changed may have thousands of such rows: the first one is warned of, the others are noted."""
+        words = "row %d: %r was another request in an earlier run, which counts; a new id makes another picture%s"
+        if self._has_warned:
+            log.info(words, index, request.id, "")
+        else:
+            log.warning(words, index, request.id, " (others like it are logged as INFO)")
+        self._has_warned = True
 
     @property
     def settled_rows(self) -> int:

@@ -46,7 +46,7 @@ _KINDS: Final = {
 @sheet_options
 @click.option("--json", "as_json", is_flag=True, help="Print the estimate as JSON.")
 @click.option("--concurrency", type=click.IntRange(1), default=ASSUMED_CONCURRENCY, show_default=True)
-@click.option("--rate", type=Number(0, min_open=True), help="Submissions per second at the most.")
+@click.option("--rate", type=Number(1e-6), help="Submissions per second at the most.")
 @base_url_option
 def estimate_command(  # noqa: PLR0917 - click calls it by name
     prompts: tuple[str, ...],
@@ -104,6 +104,13 @@ def checked(rows: PromptList) -> bool:
     return not problems
 
 
+def changed_words(found: Estimate) -> str:
+    """What is to be known of rows whose id was another request before."""
+    return (
+        f"{found.changed} have an id that was another request in an earlier run, which counts; a new id makes another"
+    )
+
+
 def _has_key() -> bool:
     return bool(os.environ.get(KEY_VARIABLE, "").strip())
 
@@ -153,6 +160,8 @@ def _as_text(
         lines.append(f"{found.others} rows more that an earlier run left under way there")
     counts = asdict(found)
     lines += [f"  {counts[kind]} {words}" for kind, words in _KINDS.items() if counts[kind] or kind == "to_make"]
+    if found.changed:
+        lines.append(f"  {changed_words(found)}")
     differing = ", ".join(f"{quality} at {found.prices[quality]:g} credits" for quality in sorted(found.charged))
     source = f"as charged there before ({differing})" if differing else "by the price list"
     lines.append(f"cost: {found.credits:.2f} credits, ${found.usd:.2f} {source}")

@@ -12,7 +12,7 @@ from krea_async.audit.recorded import no_journal
 from krea_async.batch.collisions import name_problems
 from krea_async.batch.opening import plan
 from krea_async.batch.policy import BatchPolicy
-from krea_async.cli.estimate import checked
+from krea_async.cli.estimate import changed_words, checked
 from krea_async.cli.exits import Exit, exit_with, in_loop, run_to_exit
 from krea_async.cli.options.batch import BatchOptions, batch_options, new_row_options
 from krea_async.cli.options.choices import DirectoryPath, Number
@@ -126,6 +126,8 @@ def _agreed(rows: PromptList, directory: Path, batch: BatchOptions, ask_above: f
     if rows.usd <= ask_above and not (directory / JOURNAL_NAME).exists():  # where rows may cost more than listed
         return True
     found = estimate(rows, directory, policy=batch.policy)
+    if found.changed:
+        say(f"of these rows {changed_words(found)}")
     usd = min(found.usd, batch.caps["max_usd"] or found.usd)
     if usd <= ask_above:
         return True

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from test_commands import Result, environment, run, run_all
+from test_resume_command import at_a_terminal
 
 from krea_async.sandbox import Durations, Sandbox
 
@@ -90,6 +91,31 @@ async def test_what_a_directory_holds_costs_nothing_again(sandbox: Sandbox, tmp_
     assert sandbox.ledger.requests["create"] == 4
     assert (await run("render", "list.txt", "out", env=env, cwd=tmp_path)).code == 0
     assert round(sandbox.ledger.charged_credits - 4 * 0.45, 6) == facts["credits"]
+
+
+async def test_rows_whose_id_was_another_request_are_counted_before_anything_is_spent(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """A list that got other prompts under its old ids: what is there counts, and whoever runs it learns so at once."""
+    env = environment(sandbox)
+    listed = tmp_path / "list.csv"
+    listed.write_text("id,prompt\n" + "".join(f"{n},fox {n}\n" for n in range(5)))
+    assert (await run("render", "list.csv", "out", env=env, cwd=tmp_path)).code == 0
+    listed.write_text("id,prompt\n" + "".join(f"{n},{'fox' if n < 2 else 'owl'} {n}\n" for n in range(5)) + "5,new\n")
+    told = await run("estimate", "list.csv", "out", env=env, cwd=tmp_path)
+    words = "3 have an id that was another request in an earlier run, which counts; a new id makes another"
+    assert f"  {words}\n" in told.out
+    assert "  5 saved already\n" in told.out
+    asked = await at_a_terminal("render", "list.csv", "out", "--ask-above", 0, answer=b"n\n", env=env, cwd=tmp_path)
+    assert f"of these rows {words}" in asked.err
+    assert "Spend up to $0.01 on 1 pictures" in asked.err
+
+
+async def test_the_slowest_rate_is_one_that_can_be_counted(sandbox: Sandbox, tmp_path: Path) -> None:
+    foxes(tmp_path / "list.txt", 2)
+    result = await run("estimate", "list.txt", "--rate", "1e-320", env=environment(sandbox), cwd=tmp_path)
+    assert result.code == 2
+    assert "1e-320 is not in the range x>=1e-06" in result.err
 
 
 async def test_every_bad_row_is_named_and_nobody_is_asked(sandbox: Sandbox, tmp_path: Path) -> None:

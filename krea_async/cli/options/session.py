@@ -28,7 +28,7 @@ _OPTIONS = (
         type=click.IntRange(1),
         help="Unfinished tasks at the most.  [default: what the gateway allows, up to 1000]",
     ),
-    click.option("--rate", type=Number(0, min_open=True), help="Submissions per second at the most."),
+    click.option("--rate", type=Number(1e-6), help="Submissions per second at the most."),
     click.option(
         "--downloads", type=click.IntRange(1), default=16, show_default=True, help="Pictures fetched at a time."
     ),
