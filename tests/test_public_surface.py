@@ -53,6 +53,13 @@ def test_importing_the_package_alone_imports_no_library() -> None:
     assert ended.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("name", sorted(vars(krea_async)["_SUBMODULES"]))
+def test_importing_the_package_is_enough_for_its_public_modules(name: str) -> None:
+    program = f"import krea_async; print(krea_async.{name}.__name__)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == f"krea_async.{name}"
+
+
 def test_every_name_of_the_design_is_public() -> None:
     assert set(krea_async.__all__) >= DESIGNED
     assert all(hasattr(krea_async, name) for name in DESIGNED)
