@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 def block_interrupts() -> None:
     """What this thread starts does not hear Ctrl-C, and neither does this thread."""
-    if hasattr(signal, "pthread_sigmask"):  # Windows has other ways, and sends it to no worker of ours
+    if hasattr(signal, "pthread_sigmask"):  # Windows has none
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
