@@ -2,6 +2,7 @@
 
 import asyncio
 import resource
+import threading
 import time
 from pathlib import Path
 
@@ -17,18 +18,27 @@ LONGEST_S = 0.020
 TICK_S = 0.001
 
 
+def waited_s() -> float:
+    """How long this thread has waited for a processor in its life; 0 where the kernel does not say."""
+    told = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
+    return int(told.read_text().split()[1]) / 1e9 if told.exists() else 0.0
+
+
 async def gaps_s(until: asyncio.Event) -> list[float]:
     """How long the loop was busy with other things, each time; without the times in which this thread was set aside.
 
-    A busy machine takes the processor away from a thread that would have run: that is no fault of the thread's.
+    A busy machine takes the processor away from a thread that would have run, or gives it one late: that is no fault of
+    the thread's.
     """
     gaps = []
     while not until.is_set():
         begun_s, set_aside = time.perf_counter(), resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+        late_s = waited_s()
         await asyncio.sleep(TICK_S)
+        late_s = waited_s() - late_s
         gap_s = time.perf_counter() - begun_s - TICK_S
         if resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw == set_aside:
-            gaps.append(gap_s)
+            gaps.append(gap_s - late_s)
     return gaps
 
 
