@@ -126,7 +126,7 @@ class Live:
         if (surplus := len(self._log) - self._log_rows) > self._log_rows // 8:  # not at every change
             del self._log[:surplus]
             self._forgotten += surplus
-        if is_more:
+        if is_more or changed:
             self._wake()
 
     def _wake(self) -> None:
@@ -153,25 +153,32 @@ class Live:
                 yield _event("waiting", {})
                 continue
             rows: Sequence[int]
-            if epoch == self._epoch and self._forgotten <= place <= self._forgotten + len(self._log):
+            if epoch == self._epoch and self._forgotten <= place <= self._end:
                 rows = [*dict.fromkeys(self._log[place - self._forgotten :])]
             else:
                 epoch, rows = self._epoch, range(len(self._rows))
                 yield _event("reset", {"rows": len(rows)})
-            place = self._forgotten + len(self._log)
+            place = self._end
             for start in range(0, len(rows), ROWS_AN_EVENT):
                 block = await self._read(epoch, partial(_rows_event, numbers=rows[start : start + ROWS_AN_EVENT]))
                 if block is None:
                     break
                 yield block
-            if totals := await self._read(epoch, partial(_totals_event, mark=f"{epoch}-{place}")):
+            if totals := await self._read(epoch, partial(_totals_event, mark=f"{epoch}-{place}"), only_at=place):
                 yield totals
 
-    async def _read(self, epoch: str, work: Callable[[Rows], str]) -> str | None:
-        """What `work` returns, in a thread; None if the rows are others by now."""
+    @property
+    def _end(self) -> int:
+        """The place behind the last change."""
+        return self._forgotten + len(self._log)
+
+    async def _read(self, epoch: str, work: Callable[[Rows], str], *, only_at: int | None = None) -> str | None:
+        """What `work` returns, in a thread; None if the rows are others by now, or there is more than at that place."""
         async with self._reading:
             rows = self._rows
-            return None if rows is None or epoch != self._epoch else await in_thread(lambda: work(rows))
+            if rows is None or epoch != self._epoch or only_at not in {None, self._end}:
+                return None
+            return await in_thread(lambda: work(rows))
 
 
 def _rows_event(rows: Rows, *, numbers: Sequence[int]) -> str:
