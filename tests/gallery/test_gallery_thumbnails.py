@@ -237,16 +237,20 @@ async def test_a_worker_that_comes_to_no_end_is_ended(tmp_path: Path, monkeypatc
         os.kill(int((tmp_path / "a.pid").read_text()), 0)
 
 
-async def test_where_no_process_can_be_started_a_note_says_so(tmp_path: Path) -> None:
+def test_where_no_process_can_be_started_a_note_says_so(tmp_path: Path) -> None:
     """As where the limit on open files is reached; the next one is tried all the same."""
-    album = Album(tmp_path)
-    album.open()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))  # what is open stays open
-    try:
-        shrunk = await album.make(PictureFile(tmp_path / "a.png", 1, 1))
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert shrunk.webp is None
-    assert "no process can be started for it: Too many open files" in (shrunk.note or "")
-    assert (await album.make(found(tmp_path, "a.png", picture()))).webp
+
+    async def try_twice() -> None:  # in a loop of its own: others may have a process that waits for work
+        album = Album(tmp_path)
+        album.open()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))  # what is open stays open
+        try:
+            shrunk = await album.make(PictureFile(tmp_path / "a.png", 1, 1))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert shrunk.webp is None
+        assert "no process can be started for it: Too many open files" in (shrunk.note or "")
+        assert (await album.make(found(tmp_path, "a.png", picture()))).webp
+
+    anyio.run(try_twice)
