@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import anyio
-
 from krea_async import ImageRequest, KreaSession, RetryPolicy
 from krea_async.sandbox import Sandbox
 from krea_async.storage.history import JOURNAL_NAME, History
@@ -17,13 +15,6 @@ SessionOf = Callable[..., KreaSession]
 
 ONE_TRY = RetryPolicy(attempts=1)
 LONG_AGO_S = 100_000.0
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Return when `condition()` is true."""
-    with anyio.fail_after(10.0):
-        while not condition():  # noqa: ASYNC110 - the other side is a socket away and knows no events
-            await anyio.sleep(0.005)
 
 
 def foxes(count: int, start: int = 0) -> list[str]:

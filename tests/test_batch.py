@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from until import until
 
 from krea_async import (
     AuthenticationError,
@@ -39,13 +40,6 @@ ONE_TRY = RetryPolicy(attempts=1)
 
 class MyError(Exception):
     """The caller's own."""
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Return when `condition()` is true."""
-    with anyio.fail_after(10.0):
-        while not condition():  # noqa: ASYNC110 - the other side is a socket away and knows no events
-            await anyio.sleep(0.005)
 
 
 @pytest.fixture

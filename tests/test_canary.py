@@ -5,17 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from resuming import (
-    SessionOf,
-    accepted,
-    foxes,
-    intent,
-    journal,
-    killed_run,
-    ordered,
-    row,
-    until,
-)
+from resuming import SessionOf, accepted, foxes, intent, journal, killed_run, ordered, row
+from until import until
 
 from krea_async import (
     BatchPolicy,

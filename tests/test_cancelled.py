@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 from paid_once import assert_all_is_saved_and_paid_once, assert_the_journal_knows_all_that_was_sent
+from until import until
 
 from krea_async import BatchPolicy, KreaSession
 from krea_async.sandbox import Durations, Fault, Sandbox
@@ -35,17 +36,11 @@ class Clock:
         return self._since_s + time.monotonic() + self.ahead_s
 
 
-async def until(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(5):
-        while not condition():  # noqa: ASYNC110 - the ledger has no event to wait for
-            await anyio.sleep(0.005)
-
-
 async def cancelled(work: Awaitable[Any], once: Callable[[], object], *, times: int = 1, within_s: float) -> float:
     """Cancel `work` as soon as `once` is true; returns the seconds until it had ended, by that and nothing else."""
     task = asyncio.ensure_future(work)
     try:
-        await until(once)
+        await until(once, within_s=5)
         begun_s = time.monotonic()
         for _ in range(times):
             task.cancel()

@@ -37,14 +37,14 @@ def _impatient_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("krea_async.scheduler._POLL_BACKOFF", RetryPolicy(first_wait_s=0.05, max_wait_s=0.2))
 
 
-def storm(seed: int, **options: object) -> Sandbox:
+def storm(seed: int, **options: Any) -> Sandbox:
     return Sandbox(
         durations=Durations(queue_s=0.01, run_s=0.02, sigma=0.5),
         faults=STORM,
         scenes=1,
         picture_bytes=PICTURE_BYTES,
         seed=seed,
-        **options,  # type: ignore[arg-type]
+        **options,
     )
 
 

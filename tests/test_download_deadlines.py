@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
+from until import until
 
 from krea_async import Job, KreaSession
 from krea_async.gateway.images import ImageHost
@@ -45,7 +46,5 @@ async def test_the_oldest_tasks_are_fetched_first(
         async with anyio.create_task_group() as group, turns.turn(0.0):  # the only lane
             for job in reversed(jobs):
                 group.start_soon(job.save, tmp_path / job.task_id)
-            with anyio.fail_after(10):
-                while len(turns._queue) < len(jobs):  # noqa: ASYNC110 - nobody is told of it
-                    await anyio.sleep(0.01)
+            await until(lambda: len(turns._queue) >= len(jobs))
     assert asked == links

@@ -9,9 +9,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import anyio
 import pytest
 from attrs import asdict
+from until import until
 
 from krea_async import (
     BatchPolicy,
@@ -300,9 +300,8 @@ async def test_a_running_batch_is_not_disturbed(sandbox: Sandbox, session_of: Se
     sandbox.durations = Durations.fixed(0.4)
     async with session_of(sandbox, concurrency=4) as session:
         async with session.render(foxes(4), tmp_path) as batch:
-            with anyio.fail_after(5.0):
-                while (tmp_path / "journal.jsonl").read_bytes().count(b'"accepted"') < 4:  # noqa: ASYNC110 - no event
-                    await anyio.sleep(0.005)
+            journal = tmp_path / "journal.jsonl"
+            await until(lambda: journal.read_bytes().count(b'"accepted"') >= 4, within_s=5)
             before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
             requests = sandbox.ledger.requests.total() - sandbox.ledger.requests["batch"]
             found = estimate(foxes(4), tmp_path)

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 from attrs.exceptions import FrozenInstanceError
 from impatience import SOON
+from until import until
 
 from krea_async import (
     Abandoned,
@@ -47,13 +47,6 @@ pytestmark = pytest.mark.anyio
 SessionOf = Callable[..., KreaSession]
 
 WHOLE = ["Queued", "Submitted", "Accepted", "Completed", "Saved"]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Return when `condition()` is true."""
-    with anyio.fail_after(10.0):
-        while not condition():  # noqa: ASYNC110 - the other side is a socket away and knows no events
-            await anyio.sleep(0.005)
 
 
 def kinds(told: list[Event]) -> list[str]:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import anyio
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from until import until
 
 from krea_async import (
     AuthenticationError,
@@ -246,7 +246,8 @@ async def test_a_failed_task(marked: Sandbox, session_of: SessionOf, tmp_path: P
 async def test_a_picture_that_cannot_be_fetched(
     marked: Sandbox, session_of: SessionOf, tmp_path: Path, evidence: Evidence, fault: str
 ) -> None:
-    marked.faults = Faults(**{f"image_{fault}": 1.0}, stall_s=0.2)  # type: ignore[arg-type]
+    certain: dict[str, Any] = {f"image_{fault}": 1.0}
+    marked.faults = Faults(**certain, stall_s=0.2)
     async with session_of(marked, on_event=evidence.listener) as session:
         with pytest.raises(DownloadError) as caught:
             await session.generate("a fox", to=tmp_path / "out" / "fox.png")
@@ -309,15 +310,11 @@ async def test_a_call_that_is_cancelled(
     orphans: list[Orphan] = []
     async with session_of(marked, on_event=evidence.listener, on_orphan=orphans.append) as session:
         call = asyncio.create_task(session.generate("a fox", to=tmp_path))
-        with anyio.fail_after(10.0):
-            while session.stats.calls.get(stage, session.stats.followed) == 0:  # noqa: ASYNC110 - a socket away
-                await anyio.sleep(0.005)
+        await until(lambda: session.stats.calls.get(stage, session.stats.followed))
         call.cancel()
         with pytest.raises(asyncio.CancelledError) as caught:
             await call
-        with anyio.fail_after(10.0):
-            while not orphans:  # noqa: ASYNC110
-                await anyio.sleep(0.005)
+        await until(lambda: orphans)
         evidence.add_session(session)
     evidence.add(caught.value, *orphans)
     evidence.assert_clean()

@@ -12,6 +12,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from PIL import Image
+from until import until
 
 from krea_async import KreaSession
 from krea_async.notebook import show, showing
@@ -129,9 +130,7 @@ async def test_the_bar_moves_and_an_interrupted_cell_loses_nothing(
             told.extend(await client.outputs(cell))
 
         group.start_soon(run)
-        with anyio.fail_after(30):
-            while len(sandbox.ledger.tasks) < 6 or len(client.updates) < 3:  # noqa: ASYNC110 - the ledger tells nobody
-                await anyio.sleep(0.02)
+        await until(lambda: len(sandbox.ledger.tasks) >= 6 and len(client.updates) >= 3, within_s=30)
         kernel: Any = client.km
         await kernel.interrupt_kernel()
     assert len(set(client.updates)) >= 3

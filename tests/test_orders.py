@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
+from until import until
 
 from krea_async import (
     InvalidRequestError,
@@ -22,12 +24,6 @@ from krea_async.sandbox import Durations, Sandbox
 pytestmark = pytest.mark.anyio
 
 SessionOf = Callable[..., KreaSession]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(10):
-        while not condition():  # noqa: ASYNC110 - the ledger has no event to wait for
-            await anyio.sleep(0.005)
 
 
 async def test_interactive_calls_overtake_a_batch_and_do_not_starve_it(
@@ -163,21 +159,21 @@ async def test_another_event_loop_is_told_what_to_do(sandbox: Sandbox, session_o
 
 
 @pytest.mark.parametrize("most", [0, -1, 1.5, True])
-def test_a_queue_that_cannot_be_is_refused(most: object) -> None:
+def test_a_queue_that_cannot_be_is_refused(most: Any) -> None:
     with pytest.raises(InvalidRequestError, match="max_waiting"):
-        KreaSession("sk-evo-x", max_waiting=most)  # type: ignore[arg-type]
+        KreaSession("sk-evo-x", max_waiting=most)
 
 
 @pytest.mark.parametrize(
     "wrong", [{"priority": "high"}, {"if_cancelled": "Finish"}, {"timeout_s": "5"}], ids=lambda wrong: next(iter(wrong))
 )
 async def test_a_wrong_argument_is_its_callers_and_nobody_elses(
-    sandbox: Sandbox, session_of: SessionOf, tmp_path: Path, wrong: dict[str, object]
+    sandbox: Sandbox, session_of: SessionOf, tmp_path: Path, wrong: dict[str, Any]
 ) -> None:
     async with session_of(sandbox, max_waiting=1) as session:
         for _ in range(3):
             with pytest.raises((InvalidRequestError, TypeError)):
-                await session.generate("a fox", to=tmp_path, **wrong)  # type: ignore[arg-type]
+                await session.generate("a fox", to=tmp_path, **wrong)
         image = await session.generate("a hare", to=tmp_path)
     assert image.status == "saved"
     assert len(sandbox.ledger.tasks) == 1

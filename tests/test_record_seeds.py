@@ -13,7 +13,8 @@ import anyio
 import pytest
 from attrs import evolve
 from killed_runs import POLICY, End, Kill, Rows, is_called, open_nursery
-from resuming import SessionOf, accepted, intent, journal, keys_of, killed_run, manifest, ordered, until
+from resuming import SessionOf, accepted, intent, journal, keys_of, killed_run, manifest, ordered
+from until import until
 
 from krea_async import BatchPolicy, ImageRequest
 from krea_async.audit.repair import repair

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 from anyio import to_thread
 from attrs import asdict, evolve
+from until import until_tasks
 
 from krea_async import BatchPolicy, BatchReport, KreaSession, RetryPolicy
 from krea_async.audit.repair import repair
@@ -199,9 +199,7 @@ async def test_open_tasks_of_a_stopped_run_are_reserved_and_are_charged_once_the
 ) -> None:
     async with Sandbox(durations=Durations.fixed(0.5)) as sandbox, session_of(sandbox, concurrency=6) as session:
         async with session.render(listed(20), tmp_path, policy=POLICY) as batch:
-            with anyio.fail_after(5):
-                while len(sandbox.ledger.tasks) < 6:  # noqa: ASYNC110 - the ledger has no event to wait for
-                    await anyio.sleep(0.01)
+            await until_tasks(sandbox, 6, within_s=5)
             running = await report_of(tmp_path)  # which a run does not keep from being read
             batch.stop(drain_s=0.0)
         assert running.credits == 0.0

@@ -10,6 +10,7 @@ from time import monotonic
 
 import anyio
 import pytest
+from until import until, until_tasks
 
 from krea_async import (
     AccessDeniedError,
@@ -39,13 +40,6 @@ SessionOf = Callable[..., KreaSession]
 
 AT_ONCE_S = 5.0
 """What "at once" means on a loaded machine, against tasks that run for a minute."""
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Return when `condition()` is true."""
-    with anyio.fail_after(10.0):
-        while not condition():  # noqa: ASYNC110 - the other side is a socket away and knows no events
-            await anyio.sleep(0.005)
 
 
 def digest(path: Path | None) -> str:
@@ -325,7 +319,8 @@ async def test_a_cancelled_generate_does_not_hold_up_the_exit_and_gives_its_plac
     async with session_of(sandbox, concurrency=1) as session:
         for number in range(3):
             call = asyncio.create_task(session.generate(f"fox {number}", to=tmp_path))
-            await until(lambda expected=number + 1: len(sandbox.ledger.tasks) == expected)  # type: ignore[misc]
+            await until_tasks(sandbox, number + 1, within_s=10)
+            assert len(sandbox.ledger.tasks) == number + 1
             await anyio.wait_all_tasks_blocked()
             call.cancel()
             with pytest.raises(asyncio.CancelledError):

@@ -514,7 +514,7 @@ async def test_the_gateway_s_own_refusals_stop_the_session_and_nothing_is_charge
             await ends.submit(*names(9))
             await ends.ended(*names(9))
             assert sum(isinstance(end, Task) for end in ends.values()) == 1
-            assert [ends[prompt].status for prompt in names(2) if isinstance(ends[prompt], KreaError)] == [status]  # type: ignore[union-attr]
+            assert [end.status for prompt in names(2) if isinstance(end := ends[prompt], KreaError)] == [status]
             assert sum(isinstance(end, NotSubmittedError) for end in ends.values()) == 7
         assert sandbox.ledger.requests["create"] == 2
 

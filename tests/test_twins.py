@@ -18,8 +18,8 @@ from resuming import (
     prompts_made,
     row,
     spent,
-    until,
 )
+from until import until
 
 from krea_async import BatchPolicy, ImageExpiredError, ImageRequest
 from krea_async.sandbox import Durations, Faults, Sandbox

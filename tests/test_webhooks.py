@@ -14,6 +14,7 @@ import uvicorn
 from aiohttp import web
 from attrs import define, field
 from starlette.applications import Starlette
+from until import until
 
 from krea_async import InvalidRequestError, webhooks
 from krea_async.webhooks import MAX_BODY_BYTES, Webhooks
@@ -60,9 +61,7 @@ async def over_aiohttp(webhooks: Webhooks, listener: socket.socket) -> AsyncIter
 async def served(app: Any, listener: socket.socket) -> AsyncIterator[None]:
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=1))
     serving = asyncio.create_task(server._serve([listener]))
-    with anyio.fail_after(5):
-        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(0.01)
+    await until(lambda: server.started, within_s=5)
     yield
     server.should_exit = True
     await serving

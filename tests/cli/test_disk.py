@@ -10,12 +10,14 @@ import shutil
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 from paid_once import assert_all_is_saved_and_paid_once, assert_the_journal_knows_all_that_was_sent
 from test_commands import IMPATIENT, PROGRAM, Result, environment, run, started, text_of
-from test_signals import said_by, until
+from test_signals import said_by, until_said
+from until import until_tasks
 
 from krea_async import KreaSession
 from krea_async.cli.exits import Exit
@@ -42,8 +44,8 @@ def command_after(preamble: str) -> list[str]:
     return [sys.executable, "-c", preamble + IMPATIENT + PROGRAM]
 
 
-def small_sandbox(**options: object) -> Sandbox:
-    return Sandbox(**{"durations": Durations.instant(), "scenes": 1, **options})  # type: ignore[arg-type]
+def small_sandbox(**options: Any) -> Sandbox:
+    return Sandbox(**{"durations": Durations.instant(), "scenes": 1, **options})
 
 
 @pytest.fixture
@@ -155,7 +157,7 @@ async def test_a_directory_that_becomes_read_only_ends_the_run(
         args = ["render", rows, "--concurrency", 4]
         async with started(*args, env=environment(sandbox), cwd=tmp_path) as process:
             stdout = said_by(process.stdout)
-            await until(b"\n", stdout)
+            await until_said(b"\n", stdout)
             (tmp_path / "renders").chmod(0o555)
             result = Result(await process.wait(), await text_of(stdout), await text_of(process.stderr))
         assert_a_clear_disk_error(result)
@@ -179,7 +181,7 @@ async def test_a_directory_that_is_moved_away_ends_the_run_and_is_not_made_again
         args = ["render", rows, "--concurrency", 4]
         async with started(*args, env=environment(sandbox), cwd=tmp_path) as process:
             stdout = said_by(process.stdout)
-            await until(b"\n", stdout)
+            await until_said(b"\n", stdout)
             renders.rename(away)
             if in_its_place == "a file":
                 renders.write_text("mine")
@@ -205,9 +207,7 @@ async def test_a_directory_that_is_deleted_ends_the_run_and_names_what_was_paid(
     async with small_sandbox(durations=Durations.fixed(0.5)) as sandbox:
         args = ["render", rows, "--concurrency", 4]
         async with started(*args, env=environment(sandbox), cwd=tmp_path) as process:
-            with anyio.fail_after(20):
-                while len(sandbox.ledger.tasks) < 4:  # noqa: ASYNC110 - the ledger has no event to wait for
-                    await anyio.sleep(0.01)
+            await until_tasks(sandbox, 4)
             shutil.rmtree(tmp_path / "renders")
             result = Result(await process.wait(), await text_of(process.stdout), await text_of(process.stderr))
         assert_a_clear_disk_error(result)

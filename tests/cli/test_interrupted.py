@@ -10,7 +10,8 @@ import anyio
 import pytest
 from paid_once import assert_all_is_saved_and_paid_once, assert_the_journal_knows_all_that_was_sent
 from test_commands import environment, run, started, text_of
-from test_signals import said_by, until, until_tasks
+from test_signals import said_by, until_said
+from until import until, until_tasks
 
 from krea_async import KreaSession
 from krea_async.cli.exits import Exit
@@ -69,7 +70,7 @@ async def test_what_a_stopped_run_leaves_is_named_and_fetched_by_the_next_withou
             process.send_signal(signal.SIGTERM)
             stopped_s = time.monotonic()
             stderr = said_by(process.stderr)
-            err = await until(STOPPING, stderr)
+            err = await until_said(STOPPING, stderr)
             if again:
                 process.send_signal(signal.SIGTERM)
             err += await text_of(stderr)
@@ -112,9 +113,7 @@ async def test_a_run_that_waits_for_the_drain_of_a_picture_that_stalls_ends_in_t
         sandbox.script("image", *["stalled"] * AT_ONCE)
         args = ["render", a_list(tmp_path), "--concurrency", AT_ONCE, "--drain", 0.5]
         async with started(*args, env=environment(sandbox), cwd=tmp_path) as process:
-            with anyio.fail_after(20):
-                while sandbox.ledger.requests["image"] < AT_ONCE:  # noqa: ASYNC110 - no event to wait for
-                    await anyio.sleep(0.01)
+            await until(lambda: sandbox.ledger.requests["image"] >= AT_ONCE, within_s=20)
             process.send_signal(signal.SIGTERM)
             with anyio.fail_after(15):
                 err = await text_of(process.stderr)

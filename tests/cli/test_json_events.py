@@ -12,7 +12,8 @@ import anyio
 import pytest
 from terminals import CONTROL, on_a_terminal, report_of
 from test_commands import COMMAND, environment, pictures, run, started, text_of
-from test_signals import said_by, until, until_tasks
+from test_signals import said_by, until_said
+from until import until, until_tasks
 
 from krea_async import Completed, Limit, LimitFound, Picture
 from krea_async.cli.exits import Exit
@@ -180,9 +181,7 @@ async def test_a_reader_who_reads_nothing_holds_up_no_picture_that_is_paid_for(t
         Sandbox(durations=Durations.instant(), scenes=1) as sandbox,
         started(*args, env=environment(sandbox), cwd=tmp_path) as process,
     ):
-        with anyio.fail_after(25):
-            while len(pictures(tmp_path / "renders")) < rows:  # noqa: ASYNC110 - files tell nobody
-                await anyio.sleep(0.05)
+        await until(lambda: len(pictures(tmp_path / "renders")) >= rows, within_s=25)
         events = events_of(await text_of(process.stdout))  # and nothing is lost
         assert await process.wait() == 0
     assert Counter(event["event"] for event in events)["saved"] == rows
@@ -199,7 +198,7 @@ async def test_two_signals_end_a_run_whose_reader_reads_nothing(tmp_path: Path) 
                 said = said_by(process.stderr)
                 process.send_signal(signal.SIGINT)
                 with anyio.fail_after(10):
-                    err = await until(b"press Ctrl-C again to stop now", said)
+                    err = await until_said(b"press Ctrl-C again to stop now", said)
                     process.send_signal(signal.SIGINT)
                     err += await text_of(said)
                     assert await process.wait() == 130

@@ -12,7 +12,7 @@ import pytest
 from attrs import evolve
 from terminals import CONTROL, HIDE_CURSOR, SHOW_CURSOR, Screen, on_a_terminal, resized
 from test_commands import environment, pictures, run, run_all, started, text_of
-from test_signals import until_tasks
+from until import until_tasks
 
 from krea_async.cli.watching.progress import PLAIN_EVERY_S, PLAIN_SLOWEST_S, Mode, is_painted, progress_view
 from krea_async.meter import Figures

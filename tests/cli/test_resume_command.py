@@ -16,6 +16,7 @@ import anyio
 import pytest
 from resuming import intent, killed_run, row
 from test_commands import COMMAND, Result, environment, pictures, run, run_all, started, text_of
+from until import until_tasks
 
 from krea_async.sandbox import Durations, Faults, Sandbox
 
@@ -39,12 +40,6 @@ def report_of(result: Result) -> dict[str, Any]:
     assert report["event"] == "report"
     assert all(isinstance(event, dict) for event in events)
     return dict(report)
-
-
-async def until_tasks(sandbox: Sandbox, count: int) -> None:
-    with anyio.fail_after(20):
-        while len(sandbox.ledger.tasks) < count:  # noqa: ASYNC110 - the ledger has no event to wait for
-            await anyio.sleep(0.01)
 
 
 async def test_a_killed_run_is_finished_without_its_list(sandbox: Sandbox, tmp_path: Path) -> None:

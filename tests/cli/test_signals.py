@@ -9,6 +9,7 @@ from anyio.abc import ByteReceiveStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 from terminals import report_of
 from test_commands import environment, pictures, started, text_of
+from until import until, until_tasks
 
 from krea_async.sandbox import Durations, Faults, Limits, Sandbox
 
@@ -21,21 +22,13 @@ def said_by(stream: ByteReceiveStream | None) -> BufferedByteReceiveStream:
     return BufferedByteReceiveStream(stream)
 
 
-async def until(words: bytes, said: BufferedByteReceiveStream) -> str:
+async def until_said(words: bytes, said: BufferedByteReceiveStream) -> str:
     """Everything up to these words, and they."""
     return (await said.receive_until(words, 100_000) + words).decode()
 
 
-async def until_tasks(sandbox: Sandbox, count: int) -> None:
-    with anyio.fail_after(20):
-        while len(sandbox.ledger.tasks) < count:  # noqa: ASYNC110 - the ledger has no event to wait for
-            await anyio.sleep(0.01)
-
-
 async def until_asked(sandbox: Sandbox, route: str, count: int) -> None:
-    with anyio.fail_after(20):
-        while sandbox.ledger.requests[route] < count:  # noqa: ASYNC110 - the ledger has no event to wait for
-            await anyio.sleep(0.01)
+    await until(lambda: sandbox.ledger.requests[route] >= count, within_s=20)
 
 
 def a_list(directory: Path, rows: int = 200) -> str:
@@ -53,7 +46,7 @@ async def test_one_signal_finishes_what_is_paid_for_and_buys_nothing_more(tmp_pa
                 await until_tasks(sandbox, 8)
                 process.send_signal(number)
                 stderr = said_by(process.stderr)
-                err = await until(b"press Ctrl-C again to stop now", stderr)
+                err = await until_said(b"press Ctrl-C again to stop now", stderr)
                 tasks = len(sandbox.ledger.tasks)
                 report = report_of(await text_of(process.stdout))
                 err += await text_of(stderr)
@@ -82,7 +75,7 @@ async def test_a_signal_saves_also_what_finishes_only_after_trouble(tmp_path: Pa
             "render", a_list(tmp_path), "--concurrency", 8, env=environment(sandbox), cwd=tmp_path
         ) as process:
             stdout = said_by(process.stdout)
-            first = await until(b"\n", stdout)
+            first = await until_said(b"\n", stdout)
             process.send_signal(signal.SIGINT)
             paths = (first + await text_of(stdout)).splitlines()
             assert await process.wait() == 130
@@ -99,9 +92,7 @@ async def test_one_signal_lets_nobody_wait_for_a_limit(tmp_path: Path) -> None:
         args = ["render", a_list(tmp_path), "--concurrency", 8, "--json"]
         async with started(*args, env=environment(sandbox), cwd=tmp_path) as process:
             await until_tasks(sandbox, 2)
-            with anyio.fail_after(20):
-                while sandbox.ledger.rate_limited == 0:  # noqa: ASYNC110 - the ledger has no event to wait for
-                    await anyio.sleep(0.01)
+            await until(lambda: sandbox.ledger.rate_limited, within_s=20)
             process.send_signal(signal.SIGINT)
             with anyio.fail_after(10):
                 report = report_of(await text_of(process.stdout))
@@ -116,7 +107,7 @@ async def test_two_signals_end_it_now(tmp_path: Path) -> None:
             await until_tasks(sandbox, 8)
             process.send_signal(signal.SIGINT)
             stderr = said_by(process.stderr)
-            await until(b"press Ctrl-C again to stop now", stderr)
+            await until_said(b"press Ctrl-C again to stop now", stderr)
             process.send_signal(signal.SIGINT)
             with anyio.fail_after(5):
                 err = await text_of(stderr)
@@ -135,7 +126,7 @@ async def test_two_signals_do_not_wait_for_a_picture_that_stalls(tmp_path: Path)
             await until_asked(sandbox, "image", 4)
             process.send_signal(signal.SIGTERM)
             stderr = said_by(process.stderr)
-            await until(b"press Ctrl-C again to stop now", stderr)
+            await until_said(b"press Ctrl-C again to stop now", stderr)
             process.send_signal(signal.SIGINT)
             with anyio.fail_after(8):
                 err = await text_of(stderr)

@@ -11,7 +11,7 @@ import pytest
 from paid_once import assert_all_is_saved_and_paid_once
 from test_commands import environment, pictures, run, run_all, started, text_of
 from test_interrupted import Clock, a_list, slow_sandbox
-from test_signals import until_tasks
+from until import until, until_tasks
 
 from krea_async import BatchPolicy, JournalError, KreaSession
 from krea_async.cli.exits import Exit, exit_of_error
@@ -38,9 +38,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 async def until_noted(directory: Path, words: str, times: int) -> None:
     """Until the journal says so; what is noted comes to disk a moment later."""
-    with anyio.fail_after(20):
-        while (directory / JOURNAL_NAME).read_text().count(words) < times:  # noqa: ASYNC110 - a file has no event
-            await anyio.sleep(0.01)
+    await until(lambda: (directory / JOURNAL_NAME).read_text().count(words) >= times, within_s=20)
 
 
 # --- another process --------------------------------------------------------------------------------------------------

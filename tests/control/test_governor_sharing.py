@@ -1,6 +1,7 @@
 """Several governors on one limit: all come to the same share without knowing of each other; one alone loses nothing."""
 
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -78,9 +79,9 @@ def test_a_refusal_that_the_own_pace_does_not_explain_means_company() -> None:
     ],
     ids=["late in the cycle", "an echo of the last one", "too many unfinished"],
 )
-def test_a_refusal_that_something_else_explains_does_not(early: dict[str, float]) -> None:
+def test_a_refusal_that_something_else_explains_does_not(early: dict[str, Any]) -> None:
     company = settled()
-    saturated(company, 4.8, **{"cycles": 0.3, **early})  # type: ignore[arg-type]
+    saturated(company, 4.8, **{"cycles": 0.3, **early})
     assert not company.sensed
 
 

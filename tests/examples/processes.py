@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Final, Self
 
 import anyio
+from until import until
 
 from krea_async.sandbox import Sandbox
 
@@ -117,9 +118,7 @@ class Redis(Process):
     async def _until_loaded(self) -> None:
         """It listens before it has read its file, and answers everything with an error until then."""
         await until_listening(self.port, self)
-        with anyio.fail_after(30):
-            while not await anyio.to_thread.run_sync(self._answers):  # noqa: ASYNC110 - nothing else tells
-                await anyio.sleep(0.02)
+        await until(lambda: anyio.to_thread.run_sync(self._answers), within_s=30)
 
     def _answers(self) -> bool:
         with create_connection(("127.0.0.1", self.port), timeout=1) as connection:
@@ -153,13 +152,6 @@ async def until_listening(port: int, process: Process) -> None:
                 await anyio.sleep(0.02)
             else:
                 return
-
-
-async def until_tasks(sandbox: Sandbox, count: int, *, within_s: float = 30) -> None:
-    """Wait until the gateway has made so many tasks."""
-    with anyio.fail_after(within_s):
-        while len(sandbox.ledger.tasks) < count:  # noqa: ASYNC110 - the ledger has no event to wait for
-            await anyio.sleep(0.01)
 
 
 @asynccontextmanager

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import EXAMPLES, Process, assert_paid_once, environment, until_tasks
+from processes import EXAMPLES, Process, assert_paid_once, environment
+from until import until_tasks
 
 from krea_async.sandbox import Durations, Sandbox
 
@@ -40,7 +41,7 @@ def saved(directory: Path) -> int:
 
 async def test_a_pool_that_is_killed_goes_on_where_it_was(directory: Path) -> None:
     async with Sandbox(durations=Durations.fixed(1.5)) as sandbox, pool(sandbox, directory) as process:
-        await until_tasks(sandbox, JOBS * ROWS // 2)
+        await until_tasks(sandbox, JOBS * ROWS // 2, within_s=30)
         process.kill()
         assert saved(directory) == 0
         process.start()
@@ -52,7 +53,7 @@ async def test_a_pool_that_is_killed_goes_on_where_it_was(directory: Path) -> No
 
 async def test_a_pool_that_is_told_to_end_saves_what_is_paid_for(directory: Path) -> None:
     async with Sandbox(durations=Durations.fixed(1.5)) as sandbox, pool(sandbox, directory) as process:
-        await until_tasks(sandbox, JOBS * ROWS // 2)
+        await until_tasks(sandbox, JOBS * ROWS // 2, within_s=30)
         assert await process.terminate(within_s=20) == 0
         assert saved(directory) == len(sandbox.ledger.tasks)
         process.start()

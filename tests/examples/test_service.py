@@ -9,7 +9,8 @@ from typing import Any
 import aiohttp
 import anyio
 import pytest
-from processes import assert_paid_once, serving, until_tasks
+from processes import assert_paid_once, serving
+from until import until, until_tasks
 
 from krea_async.sandbox import Durations, Faults, Sandbox
 
@@ -84,9 +85,7 @@ async def test_callbacks_arrive_at_the_same_service(tmp_path: Path, http: aiohtt
     ):
         async with http.post(f"{url}/pictures", json=FOX) as reply:
             assert reply.status == 200
-        with anyio.fail_after(10):
-            while not sandbox.ledger.callbacks["delivered"]:  # noqa: ASYNC110 - the ledger has no event to wait for
-                await anyio.sleep(0.01)
+        await until(lambda: sandbox.ledger.callbacks["delivered"])
         assert sandbox.ledger.callbacks == {"tries": 1, "delivered": 1}
         async with http.post(f"{url}/callbacks/{'0' * 32}", json={"id": "task-unified-1-forged"}) as reply:
             assert reply.status == 404
@@ -127,7 +126,7 @@ async def test_a_caller_who_goes_away_leaves_a_picture_that_is_saved(
     async with Sandbox(durations=Durations.fixed(1.0)) as sandbox, serving(sandbox, tmp_path) as (process, url):
         async with anyio.create_task_group() as calls:
             calls.start_soon(_post, http, f"{url}/pictures")
-            await until_tasks(sandbox, 1)
+            await until_tasks(sandbox, 1, within_s=30)
             calls.cancel_scope.cancel()
         await process.terminate(within_s=20)
         assert len(saved(tmp_path)) == 1

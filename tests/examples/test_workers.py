@@ -12,12 +12,13 @@ from typing import Any, Protocol
 import anyio
 import pytest
 from arq.connections import RedisSettings, create_pool
-from processes import LONGEST_JOB_S, Process, Redis, assert_paid_once, environment, until_tasks
+from processes import LONGEST_JOB_S, Process, Redis, assert_paid_once, environment
 from redis.asyncio import Redis as RedisClient
 from saq.queue.redis import RedisQueue
 from taskiq import TaskiqResult
 from taskiq.kicker import AsyncKicker
 from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
+from until import until, until_tasks
 
 from krea_async.sandbox import Durations, Sandbox
 from krea_async.storage.part import sha256_of
@@ -68,12 +69,10 @@ class Taskiq:
 
     async def results(self, url: str, jobs: Sequence[str]) -> list[list[str]]:
         async with self._broker(url) as broker:
-            with anyio.fail_after(60):
-                return [await self._result(broker, job) for job in jobs]
+            return [await self._result(broker, job) for job in jobs]
 
     async def _result(self, broker: RedisStreamBroker, job: str) -> list[str]:
-        while not await broker.result_backend.is_result_ready(job):  # noqa: ASYNC110 - it has no event to wait for
-            await anyio.sleep(0.05)
+        await until(lambda: broker.result_backend.is_result_ready(job), within_s=60)
         result: TaskiqResult[Any] = await broker.result_backend.get_result(job)
         assert not result.is_err, result.error
         value: list[str] = result.return_value
@@ -134,9 +133,7 @@ async def worker(framework: Framework, sandbox: Sandbox, redis: Redis, directory
     command = [sys.executable, "-m", *framework.command]
     env = environment(sandbox, directory, REDIS_URL=redis.url)
     async with Process(command, directory / "worker.log", env) as process, RedisClient.from_url(redis.url) as client:
-        with anyio.fail_after(20):
-            while not await client.exists(framework.awake):  # noqa: ASYNC110 - Redis could tell, but this is shorter
-                await anyio.sleep(0.02)
+        await until(lambda: client.exists(framework.awake), within_s=20)
         await framework.enqueue(redis.url, JOBS)
         yield process
 
@@ -166,7 +163,7 @@ async def test_a_worker_that_is_killed_in_the_middle_of_its_jobs_pays_for_nothin
         Redis(tmp_path) as redis,
         worker(framework, sandbox, redis, tmp_path) as process,
     ):
-        await until_tasks(sandbox, PICTURES // 2)
+        await until_tasks(sandbox, PICTURES // 2, within_s=30)
         process.kill()
         assert saved(tmp_path) == 0
         process.start()
@@ -179,11 +176,9 @@ async def test_a_redis_that_is_killed_and_restarted_is_waited_for(framework: Fra
         Redis(tmp_path) as redis,
         worker(framework, sandbox, redis, tmp_path) as process,
     ):
-        await until_tasks(sandbox, PICTURES // 2)
+        await until_tasks(sandbox, PICTURES // 2, within_s=30)
         redis.kill()
-        with anyio.fail_after(20):
-            while saved(tmp_path) < PICTURES:  # noqa: ASYNC110 - the jobs go on without it
-                await anyio.sleep(0.05)
+        await until(lambda: saved(tmp_path) >= PICTURES, within_s=20)  # the jobs go on without it
         await redis.restart()
         assert_all_is_there(sandbox, await framework.results(redis.url, [*JOBS]))
         assert process.alive
@@ -196,7 +191,7 @@ async def test_a_worker_that_is_told_to_end_saves_what_is_paid_for(framework: Fr
         Redis(tmp_path) as redis,
         worker(framework, sandbox, redis, tmp_path) as process,
     ):
-        await until_tasks(sandbox, PICTURES)
+        await until_tasks(sandbox, PICTURES, within_s=30)
         await process.terminate(within_s=20)
         assert saved(tmp_path) == PICTURES
         process.start()

@@ -7,10 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import anyio
 from attrs import define, evolve, field
 from PIL import Image
 from playwright.async_api import Browser, ConsoleMessage, Page
+from until import until
 
 from krea_async.gallery.page import write_page
 from krea_async.gallery.sheet import Sheet, Thumbnail, Tile, Totals
@@ -111,9 +111,7 @@ class View:
 
     async def until(self, condition: str) -> None:
         """`condition`, which JavaScript understands, is true; asked from outside, for the page allows no `eval`."""
-        with anyio.fail_after(10):
-            while not await self.page.evaluate(condition):  # noqa: ASYNC110 - the page has no event to wait for
-                await anyio.sleep(0.01)
+        await until(lambda: self.page.evaluate(condition))
 
     async def focused(self) -> str:
         name: str = await self.page.evaluate("document.activeElement.ariaLabel || document.activeElement.id")

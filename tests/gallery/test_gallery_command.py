@@ -19,6 +19,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from attrs import frozen
 from audited import rendered
 from browsing import Shown, Visitor
+from until import until
 
 from krea_async.cli.exits import Exit
 from krea_async.gallery.album import CACHE_NAME
@@ -214,17 +215,14 @@ async def test_a_small_disk_that_fills_up_has_no_half_page(tmp_path: Path) -> No
 async def test_a_signal_leaves_no_half_page_and_no_process(tmp_path: Path, number: signal.Signals) -> None:
     rendered(tmp_path, 150)
     async with started("gallery", ".", cwd=tmp_path) as process:
-        while not [*(tmp_path / CACHE_NAME).glob("*.webp")]:  # noqa: ASYNC110 - files are no events
-            await anyio.sleep(0.01)
+        await until(lambda: [*(tmp_path / CACHE_NAME).glob("*.webp")], within_s=60)
         os.killpg(process.pid, number)  # as a terminal does: the workers get it too
         err = await text_of(process.stderr)
         assert await process.wait() == 128 + number, err
     assert "Traceback" not in err
     assert not (tmp_path / "gallery.html").exists()
     assert parts_in(tmp_path) == []
-    with anyio.fail_after(10):
-        while _is_group(process.pid):  # noqa: ASYNC110 - the system says nothing when they are gone
-            await anyio.sleep(0.01)
+    await until(lambda: not _is_group(process.pid))
 
 
 async def test_a_worker_does_not_hear_ctrl_c(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from attrs import asdict
 from audited import picture, rendered, row, saved, write_journal
 from browsing import Shown, visiting
 from many import many_rows
+from until import until
 
 from krea_async import KreaSession
 from krea_async.gallery import live as live_module
@@ -70,9 +71,7 @@ async def taken(live: Live, last_id: str = "", *, until: str = "totals") -> list
 
 
 async def until_row(live: Live, n: int) -> None:
-    with anyio.fail_after(10):
-        while await live.tile(n) is None:  # noqa: ASYNC110 - the file has no event to wait for
-            await anyio.sleep(0.005)
+    await until(lambda: live.tile(n))
 
 
 def id_in(texts: list[str]) -> str:
@@ -208,9 +207,7 @@ async def test_what_cannot_be_read_is_told_once_and_shown_again_once_it_can(tmp_
         await shown.until_totals(events, rows=1)
         (tmp_path / JOURNAL_NAME).rename(tmp_path / "away")
         (tmp_path / JOURNAL_NAME).mkdir()
-        with anyio.fail_after(10):
-            while not visitor.said:  # noqa: ASYNC110 - it tells a list
-                await anyio.sleep(0.005)
+        await until(lambda: visitor.said)
         (tmp_path / JOURNAL_NAME).rmdir()
         shutil.copy(tmp_path / "away", tmp_path / JOURNAL_NAME)
         append(tmp_path, row(1))

@@ -11,6 +11,7 @@ import pytest
 from audited import picture, rendered, row, saved, write_journal
 from browsing import Visitor, visiting
 from PIL import Image
+from until import until
 from yarl import URL
 
 from krea_async.gallery import server as server_module
@@ -238,8 +239,7 @@ async def test_who_scrolls_on_leaves_no_work_behind_and_no_worker_dead(tmp_path:
         async with anyio.create_task_group() as group:
             for n in range(30):
                 group.start_soon(visitor.get, f"/thumbs/{n}.webp")
-            while not [*(tmp_path / ".gallery").glob("*.webp")]:  # noqa: ASYNC110 - files are no events
-                await anyio.sleep(0.005)
+            await until(lambda: [*(tmp_path / ".gallery").glob("*.webp")], within_s=60)
             group.cancel_scope.cancel()
         status, body, _ = await visitor.get("/thumbs/29.webp")
         assert (status, body[:4]) == (200, b"RIFF")

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+from until import until
 
 from krea_async.errors import DownloadError
 from krea_async.gateway.images import READ_BUFFER_BYTES, ImageStream, open_image_host
@@ -59,9 +60,7 @@ async def test_a_body_that_breaks_off_is_an_error_before_and_after_somebody_wait
     async with stream_of("200 OK\r\nContent-Length: 100", bytes(sent_bytes), then=then) as stream:
         assert stream.is_small
         if late:  # the break is known before anybody reads
-            with anyio.fail_after(10):
-                while stream._response.content.exception() is None:  # noqa: ASYNC110 - nobody is told
-                    await asyncio.sleep(0.01)
+            await until(stream._response.content.exception)
         with anyio.fail_after(10), pytest.raises(DownloadError) as caught:
             await stream.read()
     assert caught.value.retryable

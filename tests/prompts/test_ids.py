@@ -3,6 +3,7 @@
 import random
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,10 +24,10 @@ def test_both_places_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"size": "2:1"}, {"quality": "2K"}, {"seed": 2}, {"nsfw_check": True}])
-def test_any_difference_counts(change: dict[str, object]) -> None:
+def test_any_difference_counts(change: dict[str, Any]) -> None:
     seen = SeenIds()
     assert seen.add(ImageRequest("a", id="x"), 0, 1) is None
-    assert seen.add(ImageRequest("a", id="x", **change), 3, 1 << 35) == (0, 1)  # type: ignore[arg-type]
+    assert seen.add(ImageRequest("a", id="x", **change), 3, 1 << 35) == (0, 1)
     assert seen.add(ImageRequest("b", id="y"), 3, 1 << 35) is None
     assert seen.add(ImageRequest("c", id="y"), 4, 1) == (3, 1 << 35)
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow as pa  # type: ignore[import-untyped]  # it tells nothing of its types
+import pyarrow.parquet as pq  # type: ignore[import-untyped]  # nor does this part
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,6 +1,7 @@
 """Shards: together they are the list, and each row is in one of them, the same one whatever happens to the others."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,8 +16,8 @@ from krea_async.storage.records import digest_of
 requests = st.builds(ImageRequest, st.text("ab", min_size=1, max_size=3), id=st.none() | st.text("xy", min_size=1))
 
 
-def part(path: Path, shard: str, **settings: object) -> list[IndexedRequest]:
-    with PromptList.open(path, policy=SheetPolicy(shard=Shard.of(shard), **settings)) as rows:  # type: ignore[arg-type]
+def part(path: Path, shard: str, **settings: Any) -> list[IndexedRequest]:
+    with PromptList.open(path, policy=SheetPolicy(shard=Shard.of(shard), **settings)) as rows:
         assert list(rows.check()) == []
         found = list(rows)
         assert rows.rows == len(found)

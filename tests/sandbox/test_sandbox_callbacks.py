@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 from anyio.streams.memory import MemoryObjectReceiveStream
 from sandbox_client import opened
+from until import until
 
 from krea_async.sandbox import Durations
 
@@ -71,7 +72,7 @@ async def test_a_refused_callback_is_tried_again_three_times(listener: Listener)
         await client.made(callback_url=listener.url)
         texts = [(await received(listener.received))[0] for _ in range(4)]
         assert len(set(texts)) == 1
-        await until(lambda: sandbox.ledger.callbacks["delivered"] == 1)
+        await until(lambda: sandbox.ledger.callbacks["delivered"] == 1, within_s=5)
         assert sandbox.ledger.callbacks == {"tries": 4, "delivered": 1}
 
 
@@ -80,7 +81,7 @@ async def test_a_callback_that_nobody_takes_is_given_up(listener: Listener) -> N
         listener.statuses = [500] * 4
         await client.made(callback_url=listener.url)
         await client.made(callback_url="http://127.0.0.1:1/nobody")
-        await until(lambda: sandbox.ledger.callbacks["failed"] == 2)
+        await until(lambda: sandbox.ledger.callbacks["failed"] == 2, within_s=5)
         assert sandbox.ledger.callbacks == {"tries": 8, "failed": 2}
 
 
@@ -99,9 +100,3 @@ async def test_local_callbacks_must_be_allowed(listener: Listener) -> None:
         assert (await client.create(callback_url=listener.url)).status == 200
         assert (await client.create(callback_url="ftp://127.0.0.1/")).status == 400
         await received(listener.received)
-
-
-async def until(true: Any) -> None:
-    with anyio.fail_after(5):
-        while not true():
-            await anyio.lowlevel.checkpoint()

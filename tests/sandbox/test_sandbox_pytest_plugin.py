@@ -1,5 +1,6 @@
 import json
 import os
+from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
@@ -8,20 +9,20 @@ from krea_async.sandbox import Durations, Sandbox
 from krea_async.sandbox.pytest_plugin import SandboxFactory
 
 
-def created(url: str, key: str, prompt: str) -> dict[str, object]:
+def created(url: str, key: str, prompt: str) -> dict[str, Any]:
     body = json.dumps({"model": "krea-2-turbo", "prompt": prompt}).encode()
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     with urlopen(Request(f"{url}/v1/images/generations", body, headers)) as response:
         task_id = json.load(response)["id"]
     with urlopen(Request(f"{url}/v1/tasks/{task_id}", headers=headers)) as response:
-        found: dict[str, object] = json.load(response)
+        found: dict[str, Any] = json.load(response)
     return found
 
 
 def test_a_synchronous_test_gets_a_picture(krea_sandbox: Sandbox) -> None:
     task = created(krea_sandbox.url, krea_sandbox.key, "a fox")
     assert task["status"] == "completed"
-    with urlopen(task["results"][0]) as response:  # type: ignore[index]
+    with urlopen(task["results"][0]) as response:
         assert response.read(4) == b"\x89PNG"
     assert krea_sandbox.ledger.charged_credits == 0.45
 

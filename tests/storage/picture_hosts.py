@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from multidict import CIMultiDictProxy
 from PIL import Image
+from until import until
 
 from krea_async import DownloadPolicy, RetryPolicy, TimeoutPolicy
 from krea_async.gateway.images import open_image_host
@@ -179,12 +180,6 @@ def pausing(body: bytes, at: int, *, reached: anyio.Event, go_on: anyio.Event) -
         return response
 
     return give
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(10):
-        while not condition():  # noqa: ASYNC110 - files and sockets have no event to wait for
-            await anyio.sleep(0.005)
 
 
 def names(directory: Path) -> list[str]:

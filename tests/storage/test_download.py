@@ -32,8 +32,8 @@ from picture_hosts import (
     saved,
     served,
     serving,
-    until,
 )
+from until import until
 
 from krea_async import (
     DownloadError,

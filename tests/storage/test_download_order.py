@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -23,8 +24,8 @@ from picture_hosts import (
     saved,
     served,
     serving,
-    until,
 )
+from until import until
 
 from krea_async import DownloadError, RetryPolicy
 from krea_async.storage import download
@@ -178,10 +179,10 @@ async def test_a_small_picture_costs_one_visit_to_a_thread(
     loop, turns = asyncio.get_running_loop(), 0
     run_in_executor = loop.run_in_executor
 
-    def counting(*arguments: object) -> object:
+    def counting(*arguments: Any) -> object:
         nonlocal turns
         turns += 1
-        return run_in_executor(*arguments)  # type: ignore[arg-type]
+        return run_in_executor(*arguments)
 
     monkeypatch.setattr(loop, "run_in_executor", counting)
     body = picture(1, 200_000)

@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import pytest
 from journal_lines import HEADER, RUN, accepted, completed, data_of, intent, row, saved
+from until import until
 
 from krea_async import ImageRequest, JournalError
 from krea_async.errors import DISK_ERROR
@@ -222,9 +223,7 @@ async def test_who_waits_for_a_lazy_line_waits_until_it_is_on_disk(tmp_path: Pat
 async def test_a_lazy_line_is_written_in_time(tmp_path: Path) -> None:
     async with running(tmp_path, lazy_s=0.01) as journal:
         journal.note_lazily(RUN)
-        with anyio.fail_after(10):
-            while not lines_in(tmp_path):  # noqa: ASYNC110 - a file has no event to wait for
-                await anyio.sleep(0.002)
+        await until(lambda: lines_in(tmp_path))
         assert lines_in(tmp_path) == encode(RUN)
 
 

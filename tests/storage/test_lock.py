@@ -131,7 +131,8 @@ def test_whoever_waits_for_a_file_that_is_removed_locks_the_new_one(
 
 def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
     lock = taken(tmp_path)
-    copy = os.dup(lock._file[1])  # type: ignore[index]  # what a child inherits
+    assert lock._file is not None
+    copy = os.dup(lock._file[1])  # what a child inherits
     lock.release()
     taken(tmp_path).release()
     os.close(copy)

@@ -6,6 +6,7 @@ from random import Random
 
 import anyio
 import pytest
+from until import until
 
 from krea_async.control.fetching import START_LANES
 from krea_async.errors import DownloadError
@@ -37,9 +38,7 @@ class Crowd:
 
     async def has_begun(self, name: str) -> None:
         """Wait for a transfer that a pause holds back."""
-        with anyio.fail_after(10):
-            while name not in self.begun:  # noqa: ASYNC110 - a timer of the loop has no event to wait for
-                await asyncio.sleep(0.01)
+        await until(lambda: name in self.begun)
 
     async def _transfer(self, name: str, expires_s: float, error: Exception | None) -> None:
         async with self.turns.turn(expires_s) as turn:
