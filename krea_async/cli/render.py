@@ -21,6 +21,7 @@ from krea_async.cli.options.session import session_of, session_options
 from krea_async.cli.options.sheet import SheetOptions, sheet_options
 from krea_async.cli.output import say
 from krea_async.cli.preview import preview_lines
+from krea_async.cli.question import agreed
 from krea_async.estimate import estimate
 from krea_async.prompts import Expansion, PromptList
 from krea_async.storage.history import JOURNAL_NAME
@@ -71,7 +72,7 @@ def render(prompts: tuple[str, ...], out: Path | None, ask_above: float, yes: bo
                 say(f"{rows.rows} rows, {rows.credits:.2f} credits, ${rows.usd:.2f} by the price list")
                 if sheet.policy.template or sheet.policy.expansion != Expansion():
                     say("\n".join(preview_lines(rows)))
-            if not yes and not _agreed(rows, target, batch, ask_above):
+            if not yes and not _may_spend(rows, target, batch, ask_above):
                 return Exit.USAGE
             return in_loop(lambda: submit(rows))
 
@@ -119,7 +120,7 @@ def _point_to_doctor(code: int, directory: Path) -> None:
         say(f"  {first}to look for the reason: krea-async doctor --out {shlex.quote(str(directory))}")
 
 
-def _agreed(rows: PromptList, directory: Path, batch: BatchOptions, ask_above: float) -> bool:
+def _may_spend(rows: PromptList, directory: Path, batch: BatchOptions, ask_above: float) -> bool:
     """Whether whoever sits at the terminal wants to spend that much; without a terminal nobody is asked."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
@@ -133,12 +134,10 @@ def _agreed(rows: PromptList, directory: Path, batch: BatchOptions, ask_above: f
         return True
     pictures = f"{found.pictures} pictures ({found.credits:.2f} credits)"
     try:
-        agreed = click.confirm(f"Spend up to ${usd:.2f} on {pictures}?", default=False, err=True)
-    except click.Abort as aborted:  # the end of the input, or Ctrl-C
+        if agreed(f"Spend up to ${usd:.2f} on {pictures}?"):
+            return True
+    except KeyboardInterrupt:
         say("\nnothing was submitted")
-        if isinstance(aborted.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        return False
-    if not agreed:
-        say("nothing was submitted")
-    return agreed
+        raise
+    say("nothing was submitted")
+    return False

@@ -149,9 +149,9 @@ async def on_a_terminal(
     file = cwd / "stdout.txt"
     watched = {name: value for name, value in env.items() if name not in NOT_WATCHED}
 
-    def watch() -> tuple[int, str]:
+    def start() -> subprocess.Popen[bytes]:
         with file.open("wb") as out:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 [*COMMAND, *map(str, args)],
                 stdin=subprocess.DEVNULL,
                 stdout=theirs if stdout == "the terminal" else out,
@@ -159,7 +159,11 @@ async def on_a_terminal(
                 env={**watched, "TERM": "xterm-256color", **(variables or {})},
                 cwd=cwd,
             )
-        os.close(theirs)
+
+    process = await anyio.to_thread.run_sync(start)
+    os.close(theirs)
+
+    def watch() -> tuple[int, str]:
         seen = b""
         try:
             while piece := _read(ours):
@@ -170,8 +174,11 @@ async def on_a_terminal(
             os.close(ours)  # a process that still writes gets an error, and ends
         return process.wait(30), seen.decode()
 
-    with anyio.fail_after(60):
-        code, seen = await anyio.to_thread.run_sync(watch)
+    try:
+        with anyio.fail_after(60):
+            code, seen = await anyio.to_thread.run_sync(watch, abandon_on_cancel=True)
+    finally:
+        process.kill()  # a thread that was left alone ends with it
     return Watched(code, file.read_text(), seen)
 
 

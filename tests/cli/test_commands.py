@@ -91,7 +91,7 @@ async def run_all(*runs: Callable[[], Awaitable[T]]) -> list[T]:
 async def started(*args: object, env: dict[str, str], cwd: Path, **more: Any) -> AsyncIterator[Process]:
     """A run to talk to while it goes on; killed at the end if need be."""
     process = await anyio.open_process(
-        [*COMMAND, *map(str, args)], env=env, cwd=cwd, stdin=subprocess.DEVNULL, start_new_session=True, **more
+        [*COMMAND, *map(str, args)], env=env, cwd=cwd, start_new_session=True, **{"stdin": subprocess.DEVNULL, **more}
     )
     async with process:
         try:

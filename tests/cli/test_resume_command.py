@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import pytest
 from resuming import intent, killed_run, row
-from test_commands import COMMAND, Result, environment, pictures, run, run_all, started, text_of
+from test_commands import Result, environment, pictures, run, run_all, started, text_of
 from until import until_tasks
 
 from krea_async.sandbox import Durations, Faults, Sandbox
@@ -150,23 +150,19 @@ async def at_a_terminal(*args: object, answer: bytes | signal.Signals, env: dict
     """One run with a person in front of it, who answers the first question; `err` is what the terminal showed."""
     ours, theirs = pty.openpty()
     try:
-        process = await anyio.open_process(
-            [*COMMAND, *map(str, args)], env=env, cwd=cwd, stdin=theirs, stderr=theirs, start_new_session=True
-        )
-        os.close(theirs)
-        shown = ""
-        async with process:
-            with anyio.fail_after(30):
-                async for words in said_on(ours):
-                    shown += words
-                    if "[y/N]" in shown and answer:
-                        if isinstance(answer, signal.Signals):
-                            process.send_signal(answer)
-                        else:
-                            os.write(ours, answer)
-                        answer = b""
-                out = await text_of(process.stdout)
-                return Result(await process.wait(), out, shown)
+        async with started(*args, env=env, cwd=cwd, stdin=theirs, stderr=theirs) as process:
+            os.close(theirs)
+            shown = ""
+            async for words in said_on(ours):
+                shown += words
+                if "[y/N]" in shown and answer:
+                    if isinstance(answer, signal.Signals):
+                        process.send_signal(answer)
+                    else:
+                        os.write(ours, answer)
+                    answer = b""
+            out = await text_of(process.stdout)
+            return Result(await process.wait(), out, shown)
     finally:
         os.close(ours)
 
