@@ -7,8 +7,6 @@ remembered until a line has been read, which nobody is going to type.
 import signal
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from select import select
 
 from krea_async.cli.output import say
@@ -32,23 +30,21 @@ def agreed(question: str) -> bool:
 
 def _next_line() -> str:
     if sys.platform != "win32":  # there `select` knows only sockets, and Ctrl-C ends the reading
-        with _signals() as signals:
-            while sys.stdin not in select([sys.stdin, signals], [], [])[0]:
-                signals.recv(4096)  # unless it was for Ctrl-C, whose handler raises before anything is waited for
+        _wait_for_input()
     line = sys.stdin.readline()
     if not line.endswith("\n"):  # the input's end leaves the cursor behind the question
         say("")
     return line
 
 
-@contextmanager
-def _signals() -> Iterator[socket.socket]:
-    """Can be read from as soon as there is a signal, also one that is just coming."""
+def _wait_for_input() -> None:
+    """Return when reading would not wait. A signal that is just coming, or has just come, is heard."""
     woken, waker = socket.socketpair()
     with woken, waker:
         waker.setblocking(False)
-        before = signal.set_wakeup_fd(waker.fileno())
         try:
-            yield woken
+            signal.set_wakeup_fd(waker.fileno())
+            while sys.stdin not in select([sys.stdin, woken], [], [])[0]:
+                woken.recv(4096)  # after Ctrl-C this is not reached: its handler raises before anything is waited for
         finally:
-            signal.set_wakeup_fd(before)
+            signal.set_wakeup_fd(-1)

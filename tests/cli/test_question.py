@@ -81,5 +81,5 @@ def test_anything_else_is_asked_again() -> None:
 
 def test_ctrl_c_is_heard_at_once_whenever_it_comes(one_processor: None) -> None:
     """Also between the words and the reading, where Python's own `input` keeps it until a line has come."""
-    out, _ = asked(ASKED_OFTEN, lambda process, _: process.send_signal(signal.SIGINT))
-    assert out == "600\n"
+    out, shown = asked(ASKED_OFTEN, lambda process, _: process.send_signal(signal.SIGINT))
+    assert out == "600\n", shown[-2000:]
