@@ -1,9 +1,9 @@
-"""A task on its way to a picture: `Job`, and the three ways in which one comes to be followed."""
+"""A task on its way to a picture."""
 
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,16 +13,15 @@ from attrs import evolve
 
 from krea_async.control.backlog import LINK_LIFETIME_S
 from krea_async.errors import ImageExpiredError, KreaError, SessionClosedError
+from krea_async.followed import Followed, Outcome
 from krea_async.gateway.refusals import failure_of
 from krea_async.models import ImageRequest, Task
 from krea_async.pipeline import Pipeline, left_behind
 from krea_async.results import NO_TIME, GeneratedImage, Timings
-from krea_async.scheduler import Followed, Outcome
 from krea_async.storage.names import PICTURE_SUFFIXES, file_stem
 from krea_async.storage.part import SavedPicture, Target
 from krea_async.story import Story
-from krea_async.tasks import Signal
-from krea_async.waiting import NotSubmittedError, Priority, Stop
+from krea_async.tasks import Signal, loop_time_s
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ class Job:
         called_back: bool = False,
         story: Story | None = None,
     ) -> None:
-        now = _now()
+        now = loop_time_s()
         self._pipeline = pipeline
         self._story = story
         self._timings = timings
@@ -216,12 +215,12 @@ class Job:
     @property
     def timings(self) -> Timings:
         """Where the time went so far."""
-        before, now = self._timings, _now()
+        before, now = self._timings, loop_time_s()
         made_s = now if self._outcome is None else self._ended_s
         return Timings(before.queued_s, before.waiting_s, made_s - self._followed.submitted_s, now - made_s)
 
     def _end(self, outcome: Outcome) -> None:
-        self._ended_s = _now()
+        self._ended_s = loop_time_s()
         if self._holds_place:
             self._pipeline.submitter.finished()
         self._outcome = outcome
@@ -244,92 +243,6 @@ class Job:
             story.completed(generating_s=generating_s, lag_s=lag_s, credits=self.price_credits)
 
 
-async def submitted(
-    pipeline: Pipeline,
-    request: ImageRequest,
-    *,
-    key: str | None = None,
-    stop: Stop | None = None,
-    priority: Priority = "batch",
-    maybe_paid: bool = False,
-    before: Callable[[], Awaitable[None]] | None = None,
-    accepted: Callable[[Task, bool], Awaitable[None]] | None = None,
-    awaited: bool = False,
-    index: int | None = None,
-) -> Job:
-    """Have the gateway accept `request`, under a new key if none is given. The rest: see `Submitter.submit`.
-
-    awaited: somebody waits for just this picture, so its task is read more eagerly. index: the row's in its batch.
-    """
-    queued = left = _now()
-    story = Story.of(pipeline.events, request, index=index)
-
-    async def leaving() -> None:
-        nonlocal left
-        left = _now()
-        if before is not None:
-            await before()
-        if story is not None:
-            story.leaves(queued_s=left - queued)
-
-    callback_url = None if request.callback_url else pipeline.submitter.callback_url
-    with _end_told(story):
-        task = await pipeline.submitter.submit(
-            request,
-            key=key or next(pipeline.keys),
-            callback_url=callback_url,
-            stop=stop,
-            priority=priority,
-            maybe_paid=maybe_paid,
-            before=leaving,
-            accepted=accepted,
-            story=story,
-        )
-    timings = Timings(queued_s=left - queued, waiting_s=_now() - left)
-    if story is not None:
-        story.accepted(task, waiting_s=timings.waiting_s)
-    return Job(
-        pipeline,
-        task.id,
-        request=request,
-        task=task,
-        timings=timings,
-        holds_place=True,
-        awaited=awaited,
-        called_back=callback_url is not None and not task.replayed,
-        story=story,
-    )
-
-
-def resumed(
-    pipeline: Pipeline, task_id: str, request: ImageRequest, task: Task | None, *, index: int | None = None
-) -> Job:
-    """Follow a task of an earlier run, which counts among the unfinished. `task`: what was read of it just now."""
-    pipeline.submitter.adopt()
-    story = Story.taken_up(pipeline.events, task_id, request, index=index)
-    return Job(pipeline, task_id, request=request, task=task, holds_place=True, taken_up=True, story=story)
-
-
-def attached(pipeline: Pipeline, task_id: str) -> Job:
-    """Follow a task that was submitted elsewhere, or before a restart."""
-    return Job(pipeline, task_id, story=Story.taken_up(pipeline.events, task_id))
-
-
-@contextmanager
-def _end_told(story: Story | None) -> Iterator[None]:
-    """Whatever ends a submission without a task, ends its story."""
-    try:
-        yield
-    except KreaError as error:
-        if story is not None:
-            story.failed(error)
-        raise
-    except (NotSubmittedError, asyncio.CancelledError) as stopped:
-        if story is not None:
-            story.abandoned("no" if isinstance(stopped, NotSubmittedError) else None)
-        raise
-
-
 def price_of_another(request: ImageRequest | None) -> str:
     """What to say of a picture that is lost, after the reason."""
     if request is None:
@@ -347,7 +260,3 @@ def target_of(to: "str | os.PathLike[str]", stem: str) -> Target:
         return Target(directory=path, stem=stem)
     named = path.stem if path.suffix.lower() in PICTURE_SUFFIXES else path.name
     return Target(directory=path.parent, stem=named)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -16,7 +16,8 @@ from anyio.abc import TaskGroup
 
 from krea_async.errors import KreaError, QueueFullError, SessionClosedError, TaskTimeoutError
 from krea_async.events import Orphan
-from krea_async.job import Job, submitted
+from krea_async.intake import submitted
+from krea_async.job import Job
 from krea_async.models import ImageRequest
 from krea_async.pipeline import Pipeline
 from krea_async.results import GeneratedImage

@@ -17,10 +17,12 @@ from anyio.abc import TaskGroup
 from krea_async.control.governor import Governor, PacingPolicy, Sent
 from krea_async.errors import KreaError, RateLimitedError
 from krea_async.events import Events, Polled
+from krea_async.followed import Followed
 from krea_async.gateway.client import Gateway, Readings
 from krea_async.models import Task
 from krea_async.results import error_code
-from krea_async.scheduler import Followed, Scheduler
+from krea_async.scheduler import Scheduler
+from krea_async.tasks import loop_time_s
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class Poller:
 
     def follow(self, followed: Followed) -> None:
         """Have a task's outcome found out."""
-        self._scheduler.follow(followed, self._now())
+        self._scheduler.follow(followed, loop_time_s())
         if self._left_behind is not None:  # accepted after the end: nobody will read it any more
             self._scheduler.end_all(self._left_behind)
         if self._scheduler.next_read_s() < self._wake_s:
@@ -63,7 +65,7 @@ class Poller:
 
     def notify(self, task_id: str) -> None:
         """A callback says that this task has finished: it is read soon. An id that nobody follows costs nothing."""
-        self._scheduler.hint(task_id, self._now())
+        self._scheduler.hint(task_id, loop_time_s())
         if self._scheduler.next_read_s() < self._wake_s:
             self._woken.set()
 
@@ -93,11 +95,11 @@ class Poller:
             while True:
                 self._start_reads(reads)
                 self._woken.clear()
-                with anyio.move_on_after(self._wake_s - self._now()):
+                with anyio.move_on_after(self._wake_s - loop_time_s()):
                     await self._woken.wait()
 
     def _start_reads(self, reads: TaskGroup) -> None:
-        now = self._now()
+        now = loop_time_s()
         while (wake_s := self._next_read_s(now)) <= now and (ids := self._scheduler.take_due(now)):
             self._reading += 1
             reads.start_soon(self._read, ids, self._governor.sent(now, 0))
@@ -114,20 +116,20 @@ class Poller:
         return math.inf if wait_s is None else now + wait_s
 
     async def _read(self, ids: list[str], sent: Sent) -> None:
-        asked_s = self._now()
+        asked_s = loop_time_s()
         try:
             readings = await self._read_many(ids, sent)
             self._tell(ids, asked_s, readings)
-            missing = self._scheduler.read(ids, readings, self._now())
+            missing = self._scheduler.read(ids, readings, loop_time_s())
             if missing:
                 log.info("%d tasks were missing in a reply and are read singly", len(missing))
-                ids, asked_s = missing, self._now()
+                ids, asked_s = missing, loop_time_s()
                 readings = await self._gateway.read_singly(ids)
                 self._tell(ids, asked_s, readings)
-                self._scheduler.read(ids, readings, self._now())
+                self._scheduler.read(ids, readings, loop_time_s())
         except KreaError as error:
             self._tell(ids, asked_s, {}, error)
-            self._scheduler.not_read(ids, error, self._now())
+            self._scheduler.not_read(ids, error, loop_time_s())
         finally:
             self._reading -= 1
             self._woken.set()
@@ -138,16 +140,16 @@ class Poller:
         try:
             readings = await self._gateway.read_many(ids)
         except RateLimitedError as refusal:
-            self._governor.rejected(self._now(), sent, refusal.retry_after_s)
+            self._governor.rejected(loop_time_s(), sent, refusal.retry_after_s)
             raise
         except BaseException:
-            self._governor.unanswered(self._now(), sent)
+            self._governor.unanswered(loop_time_s(), sent)
             raise
         refused = next((reading for reading in readings.values() if isinstance(reading, RateLimitedError)), None)
         if refused is None:
-            self._governor.accepted(self._now(), sent)
+            self._governor.accepted(loop_time_s(), sent)
         else:
-            self._governor.rejected(self._now(), sent, refused.retry_after_s)
+            self._governor.rejected(loop_time_s(), sent, refused.retry_after_s)
         return readings
 
     def _tell(self, ids: list[str], asked_s: float, readings: Readings, error: KreaError | None = None) -> None:
@@ -159,7 +161,7 @@ class Poller:
             Polled(
                 task_ids=tuple(ids),
                 finished=tuple(finished),
-                seconds=self._now() - asked_s,
+                seconds=loop_time_s() - asked_s,
                 error=None if error is None else error_code(error),
                 refused=refused,
             )
@@ -168,6 +170,3 @@ class Poller:
     def _tell_drain(self) -> None:
         self._read_done.set()
         self._read_done.clear()
-
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from typing import Final
 
-from attrs import define, field
-
 from krea_async.control.agenda import Agenda
 from krea_async.control.backoff import RetryPolicy
 from krea_async.control.callbacks import CallbackLosses
 from krea_async.control.hazard import Law
 from krea_async.control.polling import PollPolicy, ReadTimes
 from krea_async.errors import KreaError, RateLimitedError, ServiceError, TaskNotFoundError, TaskTimeoutError
+from krea_async.followed import Followed, Outcome
 from krea_async.gateway.client import MAX_BATCH_IDS, Readings
 from krea_async.gateway.refusals import INVALID_TASK_ID
 from krea_async.gateway.replies import UNREADABLE
@@ -41,44 +40,6 @@ HINT_EVERY_S: Final = 1.0
 _ROUNDING_S: Final = 1e-3
 
 _POLL_BACKOFF: Final = RetryPolicy(first_wait_s=1.0, max_wait_s=30.0)
-
-Outcome = Task | KreaError
-"""How following a task ended: the finished task, or why it is not followed any more."""
-
-
-@define(eq=False, weakref_slot=False)
-class Followed:
-    """Somebody who follows a task. `task` is what is known of it; None until its first read, for one of before.
-
-    awaited: somebody waits for just this task, so it is read more often. taken_up: nobody knows for how long it has
-    been running, as with any task that was never read, or that an earlier try had made. called_back: a callback is
-    to be expected, and has not come in vain.
-    """
-
-    task_id: str
-    submitted_s: float
-    deadline_s: float
-    on_outcome: Callable[[Outcome], None]
-    task: Task | None = None
-    awaited: bool = field(default=False, kw_only=True)
-    taken_up: bool = field(default=False, kw_only=True)
-    called_back: bool = field(default=False, kw_only=True)
-    denials: int = 0
-    unreadable: int = 0
-    ended: bool = field(default=False, init=False)
-    law: Law | None = field(default=None, init=False)
-    running_s: float | None = field(default=None, init=False)
-    """Its age when it was last known to be running."""
-
-    planned_s: float = field(default=0.0, init=False)
-    due_s: float = field(default=math.inf, init=False)
-    lost_share: float = field(default=1.0, init=False)
-    """When its next read was planned, for when, and by which share of lost callbacks."""
-
-    announced_s: float | None = field(default=None, init=False)
-    hinted_s: float = field(default=-math.inf, init=False)
-    hint_waits: bool = field(default=False, init=False)
-    """When a callback came that no read has borne out yet; when one last had it read; whether one is about to."""
 
 
 class Scheduler:

@@ -23,7 +23,8 @@ from krea_async.errors import InvalidRequestError, SessionClosedError, TaskTimeo
 from krea_async.events import Event, Events, Orphan, check_is_plain
 from krea_async.gateway.retrying import retrying
 from krea_async.gateway.transport import TimeoutPolicy
-from krea_async.job import Job, attached, target_of
+from krea_async.intake import attached
+from krea_async.job import Job, target_of
 from krea_async.lifetime import running_loop
 from krea_async.models import Balance, ImageRequest, Quality, Size
 from krea_async.orders import IF_CANCELLED, IfCancelled, Orders

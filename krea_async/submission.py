@@ -26,6 +26,7 @@ from krea_async.events import Events, LimitFound
 from krea_async.gateway.client import Gateway
 from krea_async.models import ImageRequest, Task
 from krea_async.story import Story
+from krea_async.tasks import loop_time_s
 from krea_async.waiting import NotSubmittedError, Priority, Row, Stop, WaitingRows
 
 log = logging.getLogger(__name__)
@@ -145,18 +146,18 @@ class Submitter:
         except RateLimitedError as refusal:
             log.info("submission refused: %s", refusal)
             self.rate_limited += 1
-            wait_s = self.governor.rejected(self._now(), sent, refusal.retry_after_s)
+            wait_s = self.governor.rejected(loop_time_s(), sent, refusal.retry_after_s)
             if row.story is not None:
                 row.story.refused(retry_after_s=refusal.retry_after_s, in_flight=sent.in_flight)
             self._tell_limit()
             return wait_s
         except BaseException as error:
-            self.governor.unanswered(self._now(), sent)
+            self.governor.unanswered(loop_time_s(), sent)
             if isinstance(error, asyncio.CancelledError) and row.before is None:
                 log.warning("cancelled while it was being submitted, so it may be paid for: %.60r", request.prompt)
             raise
         else:
-            self.governor.accepted(self._now(), sent)
+            self.governor.accepted(loop_time_s(), sent)
             return task
         finally:
             self._posting -= 1
@@ -253,7 +254,7 @@ class Submitter:
         except asyncio.CancelledError:
             if row.turn.done() and not row.turn.cancelled() and row.turn.exception() is None:
                 self._posting -= 1
-                self.governor.unanswered(self._now(), row.turn.result())
+                self.governor.unanswered(loop_time_s(), row.turn.result())
             raise
         finally:
             self._leave_place(row)
@@ -268,7 +269,7 @@ class Submitter:
                 return
             if not row.holds_place and self.in_flight >= self._max_unfinished:
                 return
-            now = self._now()
+            now = loop_time_s()
             others_in_flight = self.in_flight - self._places_kept
             wait_s = self.governor.wait_s(now, others_in_flight)
             if wait_s is None:
@@ -291,9 +292,6 @@ class Submitter:
     def _leave_place(self, row: Row) -> None:
         self._places_kept -= row.keeps_place
         row.keeps_place = False
-
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
 
 
 def _alike(limit: Limit | None, other: Limit | None) -> bool:

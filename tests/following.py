@@ -5,9 +5,10 @@ from random import Random
 
 from krea_async.control.polling import PollPolicy
 from krea_async.errors import ServiceError
+from krea_async.followed import Followed, Outcome
 from krea_async.gateway.client import Readings
 from krea_async.models import Task
-from krea_async.scheduler import Followed, Outcome, Scheduler
+from krea_async.scheduler import Scheduler
 
 STEADY = PollPolicy(shortest_s=1.0, longest_s=1.0, window_s=0.0, ahead_s=0.0)
 LOST = ServiceError("the connection broke")

@@ -11,9 +11,10 @@ from attrs import define, field
 from following import LOST, Outcomes, done, next_due, processing
 
 from krea_async.control.polling import PollPolicy
+from krea_async.followed import Followed
 from krea_async.gateway.client import MAX_BATCH_IDS
 from krea_async.models import Task
-from krea_async.scheduler import HINT_EVERY_S, HINT_WINDOW_S, Followed, Scheduler
+from krea_async.scheduler import HINT_EVERY_S, HINT_WINDOW_S, Scheduler
 
 SLOW = PollPolicy(shortest_s=30.0, longest_s=30.0, window_s=0.0, ahead_s=0.0)
 

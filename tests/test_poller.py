@@ -12,10 +12,11 @@ from krea_async import scheduler as module
 from krea_async.control.backoff import RetryPolicy
 from krea_async.control.polling import PollPolicy
 from krea_async.errors import AuthenticationError, KreaError, RateLimitedError, ServiceError, TaskNotFoundError
+from krea_async.followed import Followed
 from krea_async.gateway.client import MAX_BATCH_IDS, Readings
 from krea_async.poller import Poller
 from krea_async.sandbox import Durations, Limits, Sandbox
-from krea_async.scheduler import Followed, Scheduler
+from krea_async.scheduler import Scheduler
 
 
 class Answers:

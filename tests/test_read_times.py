@@ -12,9 +12,10 @@ from attrs import evolve
 from following import TIMEOUT_S, Outcomes, done, next_due, processing, scheduler
 
 from krea_async.control.polling import PollPolicy
+from krea_async.followed import Followed
 from krea_async.gateway.client import MAX_BATCH_IDS, Readings
 from krea_async.models import Task
-from krea_async.scheduler import Followed, Scheduler
+from krea_async.scheduler import Scheduler
 
 
 def test_a_full_request_leaves_as_soon_as_fifty_are_due() -> None:

@@ -24,10 +24,11 @@ from krea_async.errors import (
     TaskNotFoundError,
     TaskTimeoutError,
 )
+from krea_async.followed import Followed
 from krea_async.gateway.client import MAX_BATCH_IDS
 from krea_async.gateway.replies import UNREADABLE
 from krea_async.models import Task, TaskError
-from krea_async.scheduler import Followed, Scheduler
+from krea_async.scheduler import Scheduler
 
 
 def test_ids_come_when_they_are_due_and_in_that_order() -> None:

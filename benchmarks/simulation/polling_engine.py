@@ -12,10 +12,11 @@ from attrs import define, evolve, field, frozen
 from krea_async.control.governor import Governor
 from krea_async.control.polling import PollPolicy
 from krea_async.errors import RateLimitedError
+from krea_async.followed import Followed, Outcome
 from krea_async.gateway.client import Readings
 from krea_async.models import Task
 from krea_async.poller import MAX_READS_AT_ONCE, READ_PACING
-from krea_async.scheduler import Followed, Outcome, Scheduler
+from krea_async.scheduler import Scheduler
 
 RTT_S: Final = 0.1
 """A read takes this long; the gateway looks at its tasks half-way."""

@@ -15,7 +15,8 @@ from krea_async.batch.gate import Gate
 from krea_async.batch.lost import Search
 from krea_async.batch.twins import Twins
 from krea_async.errors import ImageExpiredError, JournalError, KreaError, TaskNotFoundError
-from krea_async.job import Job, price_of_another, resumed, submitted
+from krea_async.intake import resumed, submitted
+from krea_async.job import Job, price_of_another
 from krea_async.models import Task
 from krea_async.pipeline import Pipeline
 from krea_async.results import GeneratedImage, ImageStatus, Timings

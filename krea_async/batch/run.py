@@ -8,9 +8,8 @@ values: only an error of the prompt list itself, or a bug, ends the iteration.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import aclosing, asynccontextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -22,12 +21,11 @@ from krea_async.batch.feed import Feed, Prompts, left_under_way
 from krea_async.batch.gate import Gate
 from krea_async.batch.opening import open_books
 from krea_async.batch.policy import BatchPolicy
-from krea_async.batch.progress import BatchProgress
+from krea_async.batch.progress import BatchProgress, Figures
 from krea_async.batch.row import RowRunner
 from krea_async.errors import DISK_ERROR, DownloadError, JournalError, KreaError
 from krea_async.pipeline import Pipeline
-from krea_async.results import BatchReport, GeneratedImage, Tally
-from krea_async.storage.manifest import directory_records
+from krea_async.results import BatchReport, GeneratedImage
 from krea_async.submission import MAX_POSTS_AT_ONCE
 from krea_async.tasks import light_task_group, task_group
 from krea_async.waiting import Stop
@@ -70,21 +68,17 @@ class Batch(anyio.AsyncContextManagerMixin):
         self._lookahead = asyncio.Semaphore(ROWS_AHEAD)
         self._ahead: set[Entry] = set()
         self._results: asyncio.Queue[GeneratedImage | None] = asyncio.Queue()
-        self._tally = Tally()
         self._books: Books
         self._gate: Gate
         self._runner: RowRunner
         self._stop = Stop()
+        self._figures = Figures(pipeline, self._stop, directory)
         self._feeding = anyio.CancelScope()
         self._working = anyio.CancelScope(shield=True)
         self._worked = asyncio.Event()
         self._fed = False
         self._in_flight = 0
         self._list_error: Exception | None = None
-        self._calls_before: Mapping[str, int] = {}
-        self._started_s: float | None = None
-        self._ended_s: float | None = None
-        self._final: BatchReport | None = None
 
     def __await__(self) -> Generator[Any, None, BatchReport]:
         return self._to_the_end().__await__()
@@ -97,11 +91,10 @@ class Batch(anyio.AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        if self._started_s is not None:
+        if self._figures.have_begun:
             raise RuntimeError("a batch runs once; call render() again for another one")
         with self._pipeline.lifetime.operation():
-            self._started_s = _now()
-            self._calls_before = self._pipeline.calls()
+            self._figures.begin()
             ended = False
             try:
                 async with open_books(self._directory, self._policy, self._pipeline.rng) as books:
@@ -111,17 +104,18 @@ class Batch(anyio.AsyncContextManagerMixin):
                         async with self._draining():
                             yield self
                     ended = True
-                    self._tally.balance_after = await self._balance()
+                    self._figures.tally.balance_after = await self._balance()
                     await self._keep_books(books.manifest.sync)
                     if books.manifest.is_whole:  # else the next run is to write it anew
-                        books.run_ended(self._tally.balance_after, self._pipeline.submitter.stopped_by(self._stop))
+                        books.run_ended(
+                            self._figures.tally.balance_after, self._pipeline.submitter.stopped_by(self._stop)
+                        )
             except (JournalError, DownloadError) as error:
                 if not ended:
                     raise
                 self.stop(error)
             finally:
-                self._ended_s = _now()
-                self._final = self.report
+                self._figures.end(unread=self._list.unread)
 
     async def _prepare(self, books: Books) -> None:
         self._books = books
@@ -129,9 +123,9 @@ class Batch(anyio.AsyncContextManagerMixin):
         self._runner = RowRunner(
             self._pipeline, books, self._gate, self._stop, self._not_ahead, dedupe=self._policy.dedupe
         )
-        self._tally.maybe_twice = books.maybe_twice
-        self._tally.balance_before = await self._balance()
-        books.run_begun(self._tally.balance_before)
+        self._figures.tally.maybe_twice = books.maybe_twice
+        self._figures.tally.balance_before = await self._balance()
+        books.run_begun(self._figures.tally.balance_before)
 
     async def _balance(self) -> float | None:
         """The account's credits; None if nobody wants to know, or the gateway does not say."""
@@ -200,29 +194,12 @@ class Batch(anyio.AsyncContextManagerMixin):
     @property
     def progress(self) -> BatchProgress:
         """How far the batch is."""
-        return BatchProgress(
-            in_flight=self._in_flight,
-            saved=self._tally.saved,
-            failed=self._tally.failed,
-            skipped=self._tally.skipped,
-            credits=self._tally.credits,
-            bytes=self._tally.bytes,
-            rate_limited=self._calls()["rate_limited"],
-            limit=self._pipeline.submitter.governor.limit,
-            elapsed_s=self._elapsed_s,
-        )
+        return self._figures.progress(in_flight=self._in_flight)
 
     @property
     def report(self) -> BatchReport:
         """The books, so far or, after the end, for good."""
-        return self._final or self._tally.report(
-            wall_s=self._elapsed_s,
-            calls=self._calls(),
-            stopped_by=self._pipeline.submitter.stopped_by(self._stop),
-            unread=self._list.unread,
-            limit=self._pipeline.submitter.governor.limit,
-            records=partial(directory_records, self._directory),
-        )
+        return self._figures.report(unread=self._list.unread)
 
     async def _feed(self, rows: asyncio.TaskGroup) -> None:
         try:
@@ -309,7 +286,7 @@ class Batch(anyio.AsyncContextManagerMixin):
         if entry is not None:
             self._not_ahead(entry)
             self._runner.ended(entry, image)
-        self._tally.add(image, ended_before=entry is None)
+        self._figures.tally.add(image, ended_before=entry is None)
         self._results.put_nowait(image)
         self._in_flight -= 1
         if self._pipeline.submitter.stopped_by(self._stop) is not None:
@@ -326,16 +303,3 @@ class Batch(anyio.AsyncContextManagerMixin):
             await write()
         except (DownloadError, JournalError) as error:
             self.stop(error, drain_s=self._policy.drain_s)
-
-    def _calls(self) -> dict[str, int]:
-        return {route: calls - self._calls_before.get(route, 0) for route, calls in self._pipeline.calls().items()}
-
-    @property
-    def _elapsed_s(self) -> float:
-        if self._started_s is None:
-            return 0.0
-        return (_now() if self._ended_s is None else self._ended_s) - self._started_s
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

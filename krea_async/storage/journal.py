@@ -24,7 +24,7 @@ from krea_async.storage.disk import in_thread, sync_directory
 from krea_async.storage.history import JOURNAL_NAME, History
 from krea_async.storage.lock import DirectoryLock
 from krea_async.storage.records import Header, Line, Row, Saved, encode
-from krea_async.tasks import Signal
+from krea_async.tasks import Signal, loop_time_s
 
 
 @frozen(kw_only=True)
@@ -108,7 +108,7 @@ class Journal:
             self._hurry(group, self.policy.lazy_s)
 
     def _hurry(self, group: _Group, within_s: float) -> None:
-        group.due_s = min(group.due_s, _now() + within_s)
+        group.due_s = min(group.due_s, loop_time_s() + within_s)
         if group.due_s < self._wakes_s:
             self._sooner.set()
 
@@ -145,12 +145,12 @@ class Journal:
         try:
             while True:
                 self._wakes_s = min(self._group.due_s, self._lazy.due_s)
-                if (wait_s := self._wakes_s - _now()) > 0:
+                if (wait_s := self._wakes_s - loop_time_s()) > 0:
                     with anyio.move_on_after(wait_s):
                         await self._sooner.wait()
                     self._sooner.clear()
                 else:
-                    await self._commit(lazily=self._lazy.due_s <= _now())
+                    await self._commit(lazily=self._lazy.due_s <= loop_time_s())
                     self._raise_fault()
         finally:
             self._is_running = False
@@ -296,7 +296,3 @@ def _open(
 def _append(fd: int, data: bytes) -> None:
     if os.write(fd, data) != len(data):
         raise OSError("half a line was written")
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -10,6 +10,7 @@ from typing import Final, Self
 
 from krea_async.control.fetching import FetchQueue, Lanes
 from krea_async.errors import KreaError
+from krea_async.tasks import loop_time_s
 
 REFUSALS: Final = frozenset({429, 503})
 
@@ -79,13 +80,13 @@ class Turn:
 
     async def __aenter__(self) -> Self:
         await self._turns.take(self._expires_s)
-        self._begun_s = asyncio.get_running_loop().time()
+        self._begun_s = loop_time_s()
         return self
 
     async def __aexit__(
         self, _type: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        lanes, now = self._turns.lanes, asyncio.get_running_loop().time()
+        lanes, now = self._turns.lanes, loop_time_s()
         if error is None:
             lanes.finished(now, self._begun_s, self.size_bytes)
         elif isinstance(error, KreaError) and error.status in REFUSALS:
