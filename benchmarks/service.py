@@ -90,33 +90,40 @@ async def _call(http: aiohttp.ClientSession, url: str, prompt: str) -> tuple[int
         return reply.status if whole else 0, time.perf_counter() - began
 
 
+def held_port() -> socket.socket:
+    """A port that nobody else is given while this is open: bound, but not listened at. A server that reuses may."""
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    return holder
+
+
 @asynccontextmanager
 async def served(sandbox: Sandbox, directory: Path) -> AsyncIterator[tuple[int, str]]:
     """The example in uvicorn: its process id and its URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    env = {
-        **os.environ,
-        "EVOLINK_API_KEY": sandbox.key,
-        "EVOLINK_BASE_URL": sandbox.url,
-        "PICTURES": str(directory),
-        "ANSWER_S": str(_PATIENCE_S),
-        "XDG_CACHE_HOME": str(directory / "cache"),
-        "PYTHONPATH": str(EXAMPLES),
-    }
-    command = [sys.executable, "-m", "uvicorn", "fastapi_service:app", "--port", str(port)]
-    process = await asyncio.create_subprocess_exec(
-        *command, "--no-access-log", "--log-level", "warning", env=env, stdout=subprocess.DEVNULL
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        await _ready(url, process)
-        yield process.pid, url
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+    with held_port() as holder:
+        port = holder.getsockname()[1]
+        env = {
+            **os.environ,
+            "EVOLINK_API_KEY": sandbox.key,
+            "EVOLINK_BASE_URL": sandbox.url,
+            "PICTURES": str(directory),
+            "ANSWER_S": str(_PATIENCE_S),
+            "XDG_CACHE_HOME": str(directory / "cache"),
+            "PYTHONPATH": str(EXAMPLES),
+        }
+        command = [sys.executable, "-m", "uvicorn", "fastapi_service:app", "--port", str(port)]
+        process = await asyncio.create_subprocess_exec(
+            *command, "--no-access-log", "--log-level", "warning", env=env, stdout=subprocess.DEVNULL
+        )
+        url = f"http://127.0.0.1:{port}"
+        try:
+            await _ready(url, process)
+            yield process.pid, url
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
 
 
 async def _ready(url: str, process: asyncio.subprocess.Process) -> None:

@@ -57,8 +57,9 @@ async def post(url: str, task_id: str) -> int:
 
 
 async def test_a_callback_has_its_picture_fetched_with_one_read(session_of: SESSION_OF, tmp_path: Path) -> None:
-    async with gateway() as sandbox, session_of(sandbox, **SELDOM) as session, receiving(session) as webhooks:
-        with anyio.fail_after(10):
+    sandbox = gateway(durations=Durations.fixed(2.0))  # a callback before its task is noted on disk would be for nobody
+    async with sandbox, session_of(sandbox, **SELDOM) as session, receiving(session) as webhooks:
+        with anyio.fail_after(18):
             report = await session.render([f"fox {n}" for n in range(60)], tmp_path)
         assert (report.saved, reads(sandbox)) == (60, 60)
         assert {task.callback_url for task in sandbox.ledger.tasks.values()} == {webhooks.callback_url}
@@ -104,7 +105,7 @@ async def test_a_lost_answer_is_asked_for_again_with_the_same_body(session_of: S
 async def test_forged_callbacks_cost_a_read_a_second_and_nothing_of_them_is_believed(
     session_of: SESSION_OF, tmp_path: Path
 ) -> None:
-    sandbox = gateway(durations=Durations.fixed(2.0))
+    sandbox = gateway(durations=Durations.fixed(5.0))
     async with sandbox, session_of(sandbox, **SELDOM) as session, receiving(session) as webhooks:
         job = await session.submit("a fox")
         with anyio.move_on_after(1.5):

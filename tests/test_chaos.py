@@ -131,7 +131,7 @@ async def test_random_cancellation_leaves_nothing_half_done(session_of: SessionO
     """Those that are not cancelled end as if they were alone, and no place, file or socket is lost."""
     rng = Random(seed)
     async with storm(seed) as sandbox:
-        with anyio.fail_after(15.0):
+        with anyio.fail_after(60.0):
             async with session_of(sandbox, concurrency=8, seed=seed, **PATIENT) as session:
                 loop = asyncio.get_running_loop()
                 calls = []
@@ -180,7 +180,7 @@ async def test_a_session_that_crashes_in_a_storm_leaves_nothing_half_done(
     session_of: SessionOf, tmp_path: Path
 ) -> None:
     async with storm(6) as sandbox:
-        with anyio.fail_after(10.0), pytest.raises(ZeroDivisionError):
+        with anyio.fail_after(60.0), pytest.raises(ZeroDivisionError):
             async with session_of(sandbox, **PATIENT) as session, session.render(rows(500), tmp_path) as batch:
                 async for image in batch:
                     if image.index == 40:

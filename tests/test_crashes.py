@@ -18,7 +18,7 @@ import anyio
 import pytest
 from killed_runs import POLICY, End, Kill, Nursery, Rows, When, is_called, open_nursery
 
-from krea_async import KreaSession
+from krea_async import DownloadPolicy, KreaSession, RetryPolicy
 from krea_async.audit.report import directory_report
 from krea_async.audit.report_text import report_text
 from krea_async.sandbox import Durations, Faults, Sandbox
@@ -39,6 +39,9 @@ MIXED: Rows = [
     {"prompt": "a heron", "size": "1:2"},
 ]
 """Equal rows that are two pictures, equal rows that are one, a row with a name; one of them fails, see `gateway`."""
+
+PATIENT = DownloadPolicy(retries=RetryPolicy(attempts=25, first_wait_s=0.01, max_wait_s=0.05), timeout_s=5.0)
+"""In the storm one try of four goes wrong."""
 
 ON_TOP: Rows = [{"prompt": "a new row", "size": "1:2"}, {"prompt": "another", "size": "1:2", "id": "newcomer"}]
 
@@ -152,7 +155,7 @@ async def test_three_hundred_rows_survive_fifty_kills_at_random(
             kills += (await killed_at_random(nursery, sandbox, tmp_path, known, rng)).killed
             lives += 1
             assert lives < 60
-        async with session_of(sandbox, concurrency=16) as session:
+        async with session_of(sandbox, concurrency=16, downloading=PATIENT) as session:
             report = await session.render(rows, tmp_path, policy=POLICY)
         assert 0 < report.saved < 250  # those that were killed got on, and had not done all of it yet
         assert report.maybe_twice == ()
@@ -166,8 +169,10 @@ async def test_what_a_gateway_without_idempotency_charges_twice_is_named(
     rows, rng = numbered(120), Random(5)
     faults = Faults(drop_after=0.05, error_after=0.02, error=0.05)
     async with Sandbox(durations=BRIEF, scenes=1, faults=faults, idempotency=False) as sandbox:
+        sandbox.script("create", *["drop_after"] * 8)  # the storm alone may spare those that matter below
         for _ in range(20):
             await killed_at_random(nursery, sandbox, tmp_path, rows, rng)
+        sandbox.script("create", *["drop_after"] * 3)
         charged_before = sandbox.ledger.charges_by_prompt
         async with session_of(sandbox) as session:
             report = await session.render(rows, tmp_path, policy=POLICY)

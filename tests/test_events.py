@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from attrs.exceptions import FrozenInstanceError
-from impatience import SOON
+from impatience import HASTY, SOON
 from until import until
 
 from krea_async import (
@@ -34,7 +34,6 @@ from krea_async import (
     Submitted,
     TakenUp,
     TaskTimeoutError,
-    TimeoutPolicy,
     all_of,
 )
 from krea_async.errors import Charged
@@ -211,7 +210,7 @@ async def test_a_picture_that_is_given_up_while_it_is_fetched(
     """It is paid for; left to others it is abandoned, finished all the same it is saved later."""
     sandbox.script("image", "stalled")
     told: list[Event] = []
-    async with session_of(sandbox, on_event=told.append) as session:
+    async with session_of(sandbox, timeouts=HASTY, on_event=told.append) as session:
         call = asyncio.create_task(session.generate("a fox", to=tmp_path, if_cancelled=if_cancelled))
         await until(lambda: session.stats.calls["image"])
         call.cancel()
@@ -304,8 +303,7 @@ async def test_a_listener_that_crashes_costs_no_picture(
     def crashes(event: Event) -> None:
         raise ZeroDivisionError(type(event).__name__)
 
-    unhurried = TimeoutPolicy(read_s=10.0)  # a busy machine shall not make a read end for it: each event is counted
-    async with session_of(sandbox, on_event=all_of(crashes, told.append), timeouts=unhurried) as session:
+    async with session_of(sandbox, on_event=all_of(crashes, told.append)) as session:
         report = await session.render([f"row {number}" for number in range(5)], tmp_path)
     assert report.saved == 5
     assert Counter(kinds(told)) == Counter(dict.fromkeys(WHOLE, 5))

@@ -105,9 +105,10 @@ async def test_the_caller_s_caps_hold_although_the_gateway_would_take_more(
     session_of: SessionOf, tmp_path: Path
 ) -> None:
     async with (
-        Sandbox(durations=Durations.fixed(0.2)) as sandbox,
-        session_of(sandbox, concurrency=5, rate=30.0) as session,
+        Sandbox(durations=Durations.fixed(0.2), scenes=1) as sandbox,
+        session_of(sandbox, concurrency=5, rate=10.0) as session,
     ):
+        await session.credits()  # the first submission does not pay for the connection
         report = await session.render(foxes(60), tmp_path)
         assert report.saved == 60
         assert sandbox.ledger.max_unfinished <= 5

@@ -1,5 +1,6 @@
 """The poll loop: it reads what is due, survives what it is answered, and keeps to the pace that it is answered at."""
 
+import asyncio
 from collections.abc import Callable
 from random import Random
 
@@ -125,7 +126,10 @@ class Refusing(Answers):
             return readings
         finally:
             self.under_way -= 1
-            self.known = self.refused and (self.known or not self.under_way)
+            asyncio.get_running_loop().call_soon(self._look)  # after those that were let go before this answer
+
+    def _look(self) -> None:
+        self.known = self.refused and (self.known or not self.under_way)
 
 
 @pytest.mark.anyio

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from anyio import to_thread
 from attrs import asdict, evolve
+from clocks import Clock
 from until import until_tasks
 
 from krea_async import BatchPolicy, BatchReport, KreaSession, RetryPolicy
@@ -197,7 +198,11 @@ async def test_a_link_that_is_refused_leaves_a_charge_and_no_picture(
 async def test_open_tasks_of_a_stopped_run_are_reserved_and_are_charged_once_they_are_saved(
     session_of: SessionOf, tmp_path: Path
 ) -> None:
-    async with Sandbox(durations=Durations.fixed(0.5)) as sandbox, session_of(sandbox, concurrency=6) as session:
+    clock = Clock()
+    async with (
+        Sandbox(durations=Durations.fixed(300.0), clock=clock) as sandbox,
+        session_of(sandbox, concurrency=6) as session,
+    ):
         async with session.render(listed(20), tmp_path, policy=POLICY) as batch:
             await until_tasks(sandbox, 6, within_s=5)
             running = await report_of(tmp_path)  # which a run does not keep from being read
@@ -211,6 +216,7 @@ async def test_open_tasks_of_a_stopped_run_are_reserved_and_are_charged_once_the
         assert report.credits_reserved == pytest.approx(0.45 * len(open_tasks))
         assert report.credits_unknown == pytest.approx(0.45 * len(unanswered))
         assert report.left == report.rows >= 6
+        clock.ahead_s, sandbox.durations = 1_000.0, Durations.instant()
         await session.render(listed(20), tmp_path, policy=POLICY)
         report = await report_of(tmp_path)
         assert (report.saved, report.left, report.open_tasks) == (20, 0, ())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from held_session import HeldSession
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -37,6 +38,9 @@ broker = RedisStreamBroker(
 @broker.on_event(TaskiqEvents.WORKER_STARTUP)
 async def startup(state: TaskiqState) -> None:
     """One session for all jobs of this process."""
+    # The lock under which jobs are handed out again has no end of its own: a worker that was killed may have left it.
+    async with Redis.from_url(REDIS_URL) as redis:
+        await redis.delete(f"autoclaim:{broker.consumer_group_name}:{broker.queue_name}")
     state.held = HeldSession()
     await state.held.open()
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 import pytest
+from clocks import Clock
 from paid_once import assert_all_is_saved_and_paid_once, assert_the_journal_knows_all_that_was_sent
 from test_commands import IMPATIENT, PROGRAM, Result, environment, run, started, text_of
 from test_signals import said_by, until_said
@@ -204,11 +205,13 @@ async def test_a_directory_that_is_moved_away_ends_the_run_and_is_not_made_again
 
 async def test_a_directory_that_is_deleted_ends_the_run_and_names_what_was_paid(tmp_path: Path, rows: str) -> None:
     """The journal went with it, so the ids on the screen are all that is left of it."""
-    async with small_sandbox(durations=Durations.fixed(0.5)) as sandbox:
+    clock = Clock()
+    async with small_sandbox(durations=Durations.fixed(300.0), clock=clock) as sandbox:
         args = ["render", rows, "--concurrency", 4]
         async with started(*args, env=environment(sandbox), cwd=tmp_path) as process:
             await until_tasks(sandbox, 4)
             shutil.rmtree(tmp_path / "renders")
+            clock.ahead_s, sandbox.durations = 1_000.0, Durations.fixed(0.5)
             result = Result(await process.wait(), await text_of(process.stdout), await text_of(process.stderr))
         assert_a_clear_disk_error(result)
         assert len(sandbox.ledger.tasks) <= 8

@@ -35,6 +35,11 @@ IMPATIENT = """
 from krea_async.cli.doctor import probes
 probes.ANSWER_WITHIN_S = probes.CONNECTION_WITHIN_S = 0.5
 """
+ANY_DISK = """
+from krea_async.cli.doctor import checks
+checks.SLOW_SYNC_S = 30.0
+"""
+"""Where a disk begins to be slow, is asked in test_doctor_checks; this one has other tests beside."""
 
 
 def findings_of(result: Result) -> dict[str, dict[str, Any]]:
@@ -60,7 +65,8 @@ async def examined(sandbox: Sandbox | None, directory: Path, *args: object, **en
     return findings_of(await run("doctor", "--json", *args, env=environment(sandbox, **env), cwd=directory))
 
 
-async def test_all_is_well_beside_a_sandbox(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_all_is_well_beside_a_sandbox(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("test_commands.COMMAND", [sys.executable, "-c", ANY_DISK + PROGRAM])
     env = {name: value for name, value in environment(sandbox).items() if not name.lower().endswith("_proxy")}
     told, as_json = await run_all(
         partial(run, "doctor", env=env, cwd=tmp_path), partial(run, "doctor", "--json", env=env, cwd=tmp_path)

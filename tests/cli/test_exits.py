@@ -118,13 +118,14 @@ async def test_6_a_gateway_that_is_no_gateway(sandbox: Sandbox, tmp_path: Path) 
 
 
 async def test_6_a_gateway_that_cannot_be_reached(sandbox: Sandbox, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
+    with socket.socket() as closed:  # bound, so that nobody else gets it, but not listening
+        closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    batch, single, balance = await run_all(
-        partial(rendered, sandbox, tmp_path, EVOLINK_BASE_URL=url),
-        partial(run, "generate", "a fox", "--base-url", url, env=environment(sandbox), cwd=tmp_path),
-        partial(run, "credits", "--base-url", url, env=environment(sandbox), cwd=tmp_path),
-    )
+        batch, single, balance = await run_all(
+            partial(rendered, sandbox, tmp_path, EVOLINK_BASE_URL=url),
+            partial(run, "generate", "a fox", "--base-url", url, env=environment(sandbox), cwd=tmp_path),
+            partial(run, "credits", "--base-url", url, env=environment(sandbox), cwd=tmp_path),
+        )
     for result in (batch, single, balance):
         assert (result.code, result.out) == (Exit.SERVICE_UNAVAILABLE, ""), result.err
         assert "could not be reached" in result.err

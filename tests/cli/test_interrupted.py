@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from clocks import Clock
 from paid_once import assert_all_is_saved_and_paid_once, assert_the_journal_knows_all_that_was_sent
 from test_commands import environment, run, started, text_of
 from test_signals import said_by, until_said
@@ -30,17 +31,6 @@ def a_list(directory: Path, rows: int = ROWS) -> str:
     lines = [f'{{"prompt": "fox number {row}", "size": "1:2"}}\n' for row in range(rows)]
     (directory / "rows.jsonl").write_text("".join(lines))
     return "rows.jsonl"
-
-
-class Clock:
-    """Unix seconds; `ahead_s` lets the gateway's tasks be done."""
-
-    def __init__(self) -> None:
-        self._since_s = time.time() - time.monotonic()
-        self.ahead_s = 0.0
-
-    def __call__(self) -> float:
-        return self._since_s + time.monotonic() + self.ahead_s
 
 
 def slow_sandbox(clock: Clock) -> Sandbox:
@@ -67,8 +57,8 @@ async def test_what_a_stopped_run_leaves_is_named_and_fetched_by_the_next_withou
         args = ["render", a_list(tmp_path), "--concurrency", AT_ONCE, "--drain", 120 if again else 1]
         async with started(*args, env=environment(sandbox), cwd=tmp_path) as process:
             await until_tasks(sandbox, AT_ONCE)
-            process.send_signal(signal.SIGTERM)
             stopped_s = time.monotonic()
+            process.send_signal(signal.SIGTERM)
             stderr = said_by(process.stderr)
             err = await until_said(STOPPING, stderr)
             if again:
@@ -76,7 +66,7 @@ async def test_what_a_stopped_run_leaves_is_named_and_fetched_by_the_next_withou
             err += await text_of(stderr)
             assert await process.wait() == 143
             took_s = time.monotonic() - stopped_s
-        assert took_s < 5.0
+        assert took_s < 15.0  # far below the drain of 120 s, and what a drain is if nobody says
         assert again or took_s > 0.9
         assert_the_last_lines_say_how_to_go_on(err, {*sandbox.ledger.tasks})
         assert_the_journal_knows_all_that_was_sent(sandbox, tmp_path / "renders")

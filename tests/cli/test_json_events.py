@@ -181,7 +181,7 @@ async def test_a_reader_who_reads_nothing_holds_up_no_picture_that_is_paid_for(t
         Sandbox(durations=Durations.instant(), scenes=1) as sandbox,
         started(*args, env=environment(sandbox), cwd=tmp_path) as process,
     ):
-        await until(lambda: len(pictures(tmp_path / "renders")) >= rows, within_s=25)
+        await until(lambda: len(pictures(tmp_path / "renders")) >= rows, within_s=90)
         events = events_of(await text_of(process.stdout))  # and nothing is lost
         assert await process.wait() == 0
     assert Counter(event["event"] for event in events)["saved"] == rows
@@ -197,7 +197,7 @@ async def test_two_signals_end_a_run_whose_reader_reads_nothing(tmp_path: Path) 
                 await until_tasks(sandbox, 300)
                 said = said_by(process.stderr)
                 process.send_signal(signal.SIGINT)
-                with anyio.fail_after(10):
+                with anyio.fail_after(20):
                     err = await until_said(b"press Ctrl-C again to stop now", said)
                     process.send_signal(signal.SIGINT)
                     err += await text_of(said)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 from terminals import CONTROL, HIDE_CURSOR, SHOW_CURSOR, Screen, on_a_terminal, resized
-from test_commands import environment, pictures, run, run_all, started, text_of
+from test_commands import IMPATIENT, PROGRAM, environment, pictures, run, run_all, started, text_of
 from until import until_tasks
 
 from krea_async.cli.watching.progress import PLAIN_EVERY_S, PLAIN_SLOWEST_S, Mode, is_painted, progress_view
@@ -42,6 +42,9 @@ FIGURES = Figures(
 )
 
 
+PERSISTENT = "RetryPolicy.__init__.__kwdefaults__.update(attempts=40)\n"
+
+
 def a_list(directory: Path, rows: int) -> str:
     (directory / "list.txt").write_text("\n".join(f"fox {number}" for number in range(rows)))
     return "list.txt"
@@ -50,17 +53,18 @@ def a_list(directory: Path, rows: int) -> str:
 # --- piped ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_pipe_gets_plain_lines_and_the_key_is_nowhere(tmp_path: Path) -> None:
+async def test_a_pipe_gets_plain_lines_and_the_key_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("test_commands.COMMAND", [sys.executable, "-c", IMPATIENT + PERSISTENT + PROGRAM])
     key = "sk-evo-very-secret-0123456789"
     sandbox_faults = Faults(drop_after=0.2, garbage=0.1, image_truncated=0.2, error=0.1)
     async with Sandbox(key=key, durations=Durations.fixed(1.5), faults=sandbox_faults) as sandbox:
         env = environment(sandbox)
-        batch, single, wrong = await run_all(
+        wrong = await run("-vv", "credits", env={**env, "EVOLINK_API_KEY": f"{key}-but-wrong"}, cwd=tmp_path)
+        batch, single = await run_all(
             partial(
                 run, "-vv", "render", "-", stdin="a fox\nein Fuchs\n狐狸\nan owl\n".encode(), env=env, cwd=tmp_path
             ),
             partial(run, "-vv", "generate", "a fox", "--json", env=env, cwd=tmp_path),
-            partial(run, "-vv", "credits", env={**env, "EVOLINK_API_KEY": f"{key}-but-wrong"}, cwd=tmp_path),
         )
     assert (batch.code, single.code, wrong.code) == (0, 0, 4), (batch.err, single.err, wrong.err)
     for result in (batch, single, wrong):

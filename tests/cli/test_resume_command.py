@@ -2,6 +2,7 @@
 
 # ruff: noqa: ASYNC240 - looking into a directory takes no time
 
+import codecs
 import json
 import os
 import pty
@@ -168,10 +169,11 @@ async def at_a_terminal(*args: object, answer: bytes | signal.Signals, env: dict
 
 
 async def said_on(terminal: int) -> AsyncIterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")()
     while True:
         await anyio.wait_readable(terminal)
         try:
-            yield os.read(terminal, 65_536).decode()
+            yield decoder.decode(os.read(terminal, 65_536))
         except OSError:  # nobody has the other end any more
             return
 

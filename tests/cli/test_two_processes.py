@@ -8,9 +8,10 @@ from pathlib import Path
 
 import anyio
 import pytest
+from clocks import Clock
 from paid_once import assert_all_is_saved_and_paid_once
 from test_commands import environment, pictures, run, run_all, started, text_of
-from test_interrupted import Clock, a_list, slow_sandbox
+from test_interrupted import a_list, slow_sandbox
 from until import until, until_tasks
 
 from krea_async import BatchPolicy, JournalError, KreaSession

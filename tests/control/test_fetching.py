@@ -187,7 +187,7 @@ def test_whatever_happens_lanes_stay_within_the_cap_and_waits_end(cap: int, step
         now += passed_s
         wait_s = lanes.wait_s(now)
         assert 1 <= lanes.limit <= cap
-        assert wait_s is None or 0.0 <= wait_s <= 300.0
+        assert wait_s is None or 0.0 <= wait_s <= 300.0 + 1e-9  # a sum of floats less one of them
         assert wait_s is not None or under_way  # who has to wait for a lane waits for somebody
         if what == "begin" and wait_s == NOTHING_WAITED:
             lanes.begun()

@@ -8,17 +8,18 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from socket import create_connection, socket
+from socket import create_connection
 from types import TracebackType
 from typing import Final, Self
 
 import anyio
 from until import until
 
+from benchmarks.service import held_port
 from krea_async.sandbox import Sandbox
 
 EXAMPLES: Final = Path(__file__).parents[2] / "docs" / "examples"
-LONGEST_JOB_S: Final = 6
+LONGEST_JOB_S: Final = 12
 """How long the workers' frameworks wait before they take up a job whose worker was killed."""
 
 
@@ -100,7 +101,8 @@ class Redis(Process):
     """A Redis that writes every command to disk before it answers, as queues for paid work should."""
 
     def __init__(self, directory: Path) -> None:
-        self.port = free_port()
+        self._port_holder = held_port()
+        self.port: int = self._port_holder.getsockname()[1]
         self.url = f"redis://127.0.0.1:{self.port}"
         command = [redis_server(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(directory)]
         durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
@@ -110,6 +112,12 @@ class Redis(Process):
         await super().__aenter__()
         await self._until_loaded()
         return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await super().__aexit__(exc_type, exc, traceback)
+        self._port_holder.close()
 
     async def restart(self) -> None:
         self.start()
@@ -121,9 +129,12 @@ class Redis(Process):
         await until(lambda: anyio.to_thread.run_sync(self._answers), within_s=30)
 
     def _answers(self) -> bool:
-        with create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(100).startswith(b"+PONG")
+        try:
+            with create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(100).startswith(b"+PONG")
+        except OSError:
+            return False
 
 
 def redis_server() -> str:
@@ -133,13 +144,6 @@ def redis_server() -> str:
         if spec is not None and spec.origin is not None:
             return str(Path(spec.origin).parent / path)
     raise AssertionError("no Redis: pip install '.[test]' brings one along")
-
-
-def free_port() -> int:
-    with socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def until_listening(port: int, process: Process) -> None:
@@ -157,12 +161,13 @@ async def until_listening(port: int, process: Process) -> None:
 @asynccontextmanager
 async def serving(sandbox: Sandbox, directory: Path, *, callbacks: bool = False) -> AsyncIterator[tuple[Process, str]]:
     """The FastAPI example in uvicorn, and its URL. callbacks: whether the gateway is asked for them."""
-    port = free_port()
-    env = {"PUBLIC_URL": f"http://127.0.0.1:{port}"} if callbacks else {}
-    command = [sys.executable, "-m", "uvicorn", "fastapi_service:app", "--port", str(port), "--no-access-log"]
-    async with Process(command, directory / "uvicorn.log", environment(sandbox, directory, **env)) as process:
-        await until_listening(port, process)
-        yield process, f"http://127.0.0.1:{port}"
+    with held_port() as holder:
+        port = holder.getsockname()[1]
+        env = {"PUBLIC_URL": f"http://127.0.0.1:{port}"} if callbacks else {}
+        command = [sys.executable, "-m", "uvicorn", "fastapi_service:app", "--port", str(port), "--no-access-log"]
+        async with Process(command, directory / "uvicorn.log", environment(sandbox, directory, **env)) as process:
+            await until_listening(port, process)
+            yield process, f"http://127.0.0.1:{port}"
 
 
 def assert_paid_once(sandbox: Sandbox, rows: int) -> None:

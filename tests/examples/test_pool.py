@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from clocks import Clock
 from processes import EXAMPLES, Process, assert_paid_once, environment
 from until import until_tasks
 
@@ -40,11 +41,14 @@ def saved(directory: Path) -> int:
 
 
 async def test_a_pool_that_is_killed_goes_on_where_it_was(directory: Path) -> None:
-    async with Sandbox(durations=Durations.fixed(1.5)) as sandbox, pool(sandbox, directory) as process:
+    clock = Clock()
+    slow = Sandbox(durations=Durations.fixed(300.0), clock=clock)
+    async with slow as sandbox, pool(sandbox, directory) as process:
         await until_tasks(sandbox, JOBS * ROWS // 2, within_s=30)
         process.kill()
         assert saved(directory) == 0
         process.start()
+        clock.ahead_s, sandbox.durations = 1_000.0, Durations.instant()
         assert await process.ended(within_s=30) == 0
         assert saved(directory) == JOBS * ROWS
         assert left(directory) == []

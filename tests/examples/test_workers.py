@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import anyio
 import pytest
 from arq.connections import RedisSettings, create_pool
+from clocks import Clock
 from processes import LONGEST_JOB_S, Process, Redis, assert_paid_once, environment
 from redis.asyncio import Redis as RedisClient
 from saq.queue.redis import RedisQueue
@@ -158,8 +159,9 @@ def assert_all_is_there(sandbox: Sandbox, results: list[list[str]]) -> None:
 async def test_a_worker_that_is_killed_in_the_middle_of_its_jobs_pays_for_nothing_twice(
     framework: Framework, tmp_path: Path
 ) -> None:
+    clock = Clock()
     async with (
-        Sandbox(durations=Durations.fixed(1.5)) as sandbox,
+        Sandbox(durations=Durations.fixed(300.0), clock=clock) as sandbox,
         Redis(tmp_path) as redis,
         worker(framework, sandbox, redis, tmp_path) as process,
     ):
@@ -167,6 +169,7 @@ async def test_a_worker_that_is_killed_in_the_middle_of_its_jobs_pays_for_nothin
         process.kill()
         assert saved(tmp_path) == 0
         process.start()
+        clock.ahead_s, sandbox.durations = 1_000.0, Durations.instant()
         assert_all_is_there(sandbox, await framework.results(redis.url, [*JOBS]))
 
 
@@ -176,7 +179,7 @@ async def test_a_redis_that_is_killed_and_restarted_is_waited_for(framework: Fra
         Redis(tmp_path) as redis,
         worker(framework, sandbox, redis, tmp_path) as process,
     ):
-        await until_tasks(sandbox, PICTURES // 2, within_s=30)
+        await until_tasks(sandbox, PICTURES, within_s=30)
         redis.kill()
         await until(lambda: saved(tmp_path) >= PICTURES, within_s=20)  # the jobs go on without it
         await redis.restart()

@@ -152,6 +152,7 @@ async def test_a_lost_connection_is_told_and_comes_back(chromium: Browser) -> No
         lost.set()
         await view.page.locator(words, has_text="Connection lost; trying again").wait_for()
         await view.page.locator(words, has_text="Live: 2 of 2").wait_for()  # by itself
+        await view.wait_for_count("2 rows")
         assert await view.rows() == [0, 1]
         events.down.set()
         await view.page.locator(words, has_text="Start krea-async gallery --serve again").wait_for()

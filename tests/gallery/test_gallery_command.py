@@ -259,10 +259,11 @@ async def interrupted_children_of(process: Process) -> AsyncIterator[None]:
     """Each of them hears Ctrl-C again and again, from its first moment."""
 
     def interrupt_all() -> None:
-        for children in Path(f"/proc/{process.pid}/task").glob("*/children"):
-            with suppress(FileNotFoundError, ProcessLookupError):
-                for child in children.read_text().split():
-                    os.kill(int(child), signal.SIGINT)
+        with suppress(FileNotFoundError):  # the process ends while it is looked at
+            for children in Path(f"/proc/{process.pid}/task").glob("*/children"):
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    for child in children.read_text().split():
+                        os.kill(int(child), signal.SIGINT)
 
     async def interrupt() -> None:
         while True:

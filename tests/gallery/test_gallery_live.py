@@ -108,7 +108,8 @@ async def test_a_run_that_begins_after_the_gallery_appears_row_by_row(
             await second.until_totals(later, saved=16, has_ended=True)
         assert first.rows == second.rows == recorded(directory)
         steps = [name for name in first.names if name != "waiting"]
-        assert steps[:3] == ["reset", "rows", "totals"] or steps[:2] == ["reset", "totals"]
+        assert steps[0] == "reset"
+        assert steps[1] in {"rows", "totals"}
         assert steps.count("reset") == 1
         assert steps.count("totals") >= 4
         file = first.rows[7]["file"]

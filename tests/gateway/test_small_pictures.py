@@ -18,7 +18,9 @@ LOCAL = "http://127.0.0.1:1"
 
 
 @asynccontextmanager
-async def stream_of(head: str, body: bytes = b"", *, then: str = "stay") -> AsyncIterator[ImageStream]:
+async def stream_of(
+    head: str, body: bytes = b"", *, then: str = "stay", read_s: float = 10.0
+) -> AsyncIterator[ImageStream]:
     """What a host that sends these bytes leads to. then: "close", "reset", or "stay" silent."""
     done = asyncio.Event()
 
@@ -32,7 +34,7 @@ async def stream_of(head: str, body: bytes = b"", *, then: str = "stay") -> Asyn
             writer.transport.abort()
         writer.close()
 
-    timeouts = TimeoutPolicy(connect_s=5.0, read_s=0.2)
+    timeouts = TimeoutPolicy(connect_s=5.0, read_s=read_s)
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         link = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
         try:
@@ -57,7 +59,8 @@ async def test_a_small_body_comes_whole(size_bytes: int) -> None:
 async def test_a_body_that_breaks_off_is_an_error_before_and_after_somebody_waits(
     then: str, sent_bytes: int, late: bool
 ) -> None:
-    async with stream_of("200 OK\r\nContent-Length: 100", bytes(sent_bytes), then=then) as stream:
+    body = bytes(sent_bytes)
+    async with stream_of("200 OK\r\nContent-Length: 100", body, then=then, read_s=1.0) as stream:
         assert stream.is_small
         if late:  # the break is known before anybody reads
             await until(stream._response.content.exception)

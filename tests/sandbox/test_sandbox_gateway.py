@@ -2,12 +2,14 @@ import io
 import json
 import re
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 from sandbox_client import KEY_A, KEY_B, FakeClock, opened
+from until import until
 
 from krea_async.sandbox import Durations, Faults, Limits
 
@@ -241,12 +243,14 @@ async def test_the_same_key_with_another_body_conflicts() -> None:
 async def test_a_second_try_while_the_first_is_in_hand_is_told_to_wait() -> None:
     """The first one's client has left; its task is made all the same, and the key leads there."""
     async with opened() as (sandbox, client):
-        sandbox.script("create", ("slow", 0.3))
-        with pytest.raises(TimeoutError):
-            await client.create(key=KEY_A, timeout_s=0.1)
+        sandbox.script("create", ("slow", 2.0))
+        async with anyio.create_task_group() as leaving:
+            leaving.start_soon(partial(client.create, key=KEY_A))
+            await until(lambda: sandbox.ledger.requests["create"])
+            leaving.cancel_scope.cancel()
         second = await client.create(key=KEY_A)
         assert (second.status, second.error["code"]) == (409, "paid_outcome_unknown")
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             while (third := await client.create(key=KEY_A)).status == 409:
                 await anyio.lowlevel.checkpoint()
         assert third.headers["idempotency-replayed"] == "true"

@@ -22,7 +22,7 @@ PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 async def doggedly_created(client: Client, prompt: str, key: str) -> str:
     while True:
         try:
-            answer = await client.create(prompt, key=key)
+            answer = await client.create(prompt, key=key, timeout_s=60)
             if answer.status == 200:
                 task_id: str = answer.json["id"]
                 return task_id

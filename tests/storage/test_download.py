@@ -218,14 +218,14 @@ async def test_a_transfer_that_breaks_every_time_is_given_up(host: Host, tmp_pat
 async def test_a_stalled_transfer_times_out_and_goes_on(host: Host, tmp_path: Path) -> None:
     body = picture(1, 900_000)
     stall = serving(body, upto=500_000, then="silence")
-    assert_saved(await saved(host, tmp_path, stall, serving(body), read_s=0.3), body, tmp_path)
+    assert_saved(await saved(host, tmp_path, stall, serving(body), read_s=2.0), body, tmp_path)
     assert host.ranges == [None, "bytes=500000-"]
 
 
 async def test_a_try_that_takes_too_long_ends_and_the_next_one_goes_on(host: Host, tmp_path: Path) -> None:
     body = picture(1, 900_000)
     stall = serving(body, upto=800_000, then="silence")
-    assert_saved(await saved(host, tmp_path, stall, serving(body), timeout_s=0.3), body, tmp_path)
+    assert_saved(await saved(host, tmp_path, stall, serving(body), timeout_s=2.0), body, tmp_path)
     first, second = host.ranges
     assert first is None
     assert second is not None
@@ -233,8 +233,8 @@ async def test_a_try_that_takes_too_long_ends_and_the_next_one_goes_on(host: Hos
 
 async def test_transfers_that_stall_for_ever_are_given_up(host: Host, tmp_path: Path) -> None:
     stall = serving(picture(1, 900_000), upto=500_000, then="silence")
-    with pytest.raises(DownloadError, match=r"within 0\.2 s") as caught:
-        await saved(host, tmp_path, stall, timeout_s=0.2)
+    with pytest.raises(DownloadError, match="within 1 s") as caught:
+        await saved(host, tmp_path, stall, timeout_s=1.0)
     assert caught.value.retryable
     assert len(host.asked) == SOON.attempts
     assert names(tmp_path) == []
