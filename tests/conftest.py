@@ -55,7 +55,7 @@ def anyio_backend() -> str:
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
     """A gateway whose tasks are finished at their first read; tests set the limits and faults they want."""
-    async with Sandbox(durations=Durations.instant()) as sandbox:
+    async with Sandbox(durations=Durations.instant(), scenes=1) as sandbox:  # drawing takes time, and holds the GIL
         yield sandbox
 
 

@@ -299,4 +299,10 @@ def environment() -> dict[str, str]:
     scripts = str(Path(sys.executable).parent)
     assert shutil.which("krea-async", path=scripts), "krea-async is not installed beside this Python"
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV", "KREA"))}
-    return {**env, "PATH": f"{scripts}{os.pathsep}{env['PATH']}", "COLUMNS": "120", "PYTHONWARNINGS": "default"}
+    return {
+        **env,
+        "PATH": f"{scripts}{os.pathsep}{env['PATH']}",
+        "COLUMNS": "120",
+        "PYTHONWARNINGS": "default",
+        "PYTEST_DEBUG_TEMPROOT": str(Path.cwd()),  # else a block's pytest tidies up after the runs before this one
+    }

@@ -57,6 +57,8 @@ class Events:
     def __init__(self, tiles: list[Tile]) -> None:
         self.tiles = tiles
         self.down = anyio.Event()
+        self.may_come_back = anyio.Event()
+        self.may_come_back.set()
         self.streams: list[web.StreamResponse] = []
 
     async def show_page(self, _: web.Request) -> web.Response:
@@ -67,6 +69,7 @@ class Events:
     async def stream(self, request: web.Request) -> web.StreamResponse:
         if self.down.is_set():
             raise web.HTTPServiceUnavailable
+        await self.may_come_back.wait()
         stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await stream.prepare(request)
         self.streams.append(stream)
@@ -148,9 +151,11 @@ async def test_a_lost_connection_is_told_and_comes_back(chromium: Browser) -> No
     async with events_of([tile_of(0)]) as (events, url), looking(chromium, url, local=False) as view:
         await view.page.locator(words, has_text="Live: 1 of 1").wait_for()
         lost, events.down = events.down, anyio.Event()
+        events.may_come_back = anyio.Event()
         events.tiles.append(tile_of(1))
         lost.set()
         await view.page.locator(words, has_text="Connection lost; trying again").wait_for()
+        events.may_come_back.set()
         await view.page.locator(words, has_text="Live: 2 of 2").wait_for()  # by itself
         await view.wait_for_count("2 rows")
         assert await view.rows() == [0, 1]
