@@ -284,7 +284,7 @@ async def test_the_sandbox_says_where_it_is_serves_and_ends_cleanly(tmp_path: Pa
                 ledger = await reply.json()
             assert (ledger["task_count"], ledger["remaining_credits"], ledger["leaks"]) == (1, 4.55, [])
             process.send_signal(number)
-            with anyio.fail_after(20):
+            with anyio.fail_after(5):
                 assert await process.wait() == 0
             assert (await text_of(out), "Traceback" in await text_of(process.stderr)) == ("", False)
 

@@ -66,7 +66,7 @@ async def test_what_a_stopped_run_leaves_is_named_and_fetched_by_the_next_withou
             err += await text_of(stderr)
             assert await process.wait() == 143
             took_s = time.monotonic() - stopped_s
-        assert took_s < 15.0  # far below the drain of 120 s, and what a drain is if nobody says
+        assert took_s < 5.0
         assert again or took_s > 0.9
         assert_the_last_lines_say_how_to_go_on(err, {*sandbox.ledger.tasks})
         assert_the_journal_knows_all_that_was_sent(sandbox, tmp_path / "renders")

@@ -197,7 +197,7 @@ async def test_two_signals_end_a_run_whose_reader_reads_nothing(tmp_path: Path) 
                 await until_tasks(sandbox, 300)
                 said = said_by(process.stderr)
                 process.send_signal(signal.SIGINT)
-                with anyio.fail_after(20):
+                with anyio.fail_after(10):
                     err = await until_said(b"press Ctrl-C again to stop now", said)
                     process.send_signal(signal.SIGINT)
                     err += await text_of(said)

@@ -95,7 +95,7 @@ async def test_one_signal_lets_nobody_wait_for_a_limit(tmp_path: Path) -> None:
             await until_tasks(sandbox, 2)
             await until(lambda: sandbox.ledger.rate_limited, within_s=20)
             process.send_signal(signal.SIGINT)
-            with anyio.fail_after(20):
+            with anyio.fail_after(10):
                 report = report_of(await text_of(process.stdout))
                 assert await process.wait() == 130
         assert (report["saved"], report["failed"], len(sandbox.ledger.tasks)) == (2, 0, 2)
@@ -110,7 +110,7 @@ async def test_two_signals_end_it_now(tmp_path: Path) -> None:
             stderr = said_by(process.stderr)
             await until_said(b"press Ctrl-C again to stop now", stderr)
             process.send_signal(signal.SIGINT)
-            with anyio.fail_after(20):
+            with anyio.fail_after(5):
                 err = await text_of(stderr)
                 assert await process.wait() == 130
             assert await text_of(process.stdout) == ""
@@ -129,7 +129,7 @@ async def test_two_signals_do_not_wait_for_a_picture_that_stalls(tmp_path: Path)
             stderr = said_by(process.stderr)
             await until_said(b"press Ctrl-C again to stop now", stderr)
             process.send_signal(signal.SIGINT)
-            with anyio.fail_after(20):
+            with anyio.fail_after(8):
                 err = await text_of(stderr)
                 assert await process.wait() == 143
         assert "Traceback" not in err
@@ -142,7 +142,7 @@ async def test_a_signal_ends_a_single_picture_and_names_its_task(tmp_path: Path)
         async with started("generate", "a fox", env=environment(sandbox), cwd=tmp_path) as process:
             await until_asked(sandbox, "read", 1)  # by now the client knows the task
             process.send_signal(signal.SIGINT)
-            with anyio.fail_after(20):
+            with anyio.fail_after(5):
                 err = await text_of(process.stderr)
                 assert await process.wait() == 130
         (task_id,) = sandbox.ledger.tasks

@@ -147,15 +147,15 @@ def redis_server() -> str:
 
 
 async def until_listening(port: int, process: Process) -> None:
-    with anyio.fail_after(30):
-        while True:
-            try:
-                create_connection(("127.0.0.1", port), timeout=1).close()
-            except OSError:
-                assert process.alive, process.words
-                await anyio.sleep(0.02)
-            else:
-                return
+    def listens() -> bool:
+        try:
+            create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            assert process.alive, process.words
+            return False
+        return True
+
+    await until(listens, within_s=30)
 
 
 @asynccontextmanager

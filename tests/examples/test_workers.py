@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import anyio
 import pytest
 from arq.connections import RedisSettings, create_pool
 from clocks import Clock
@@ -104,9 +103,13 @@ class Saq:
             return [await self._result(queue, job) for job in jobs]
 
     async def _result(self, queue: RedisQueue, job_id: str) -> list[str]:
-        with anyio.fail_after(60):
-            while (job := await queue.job(job_id)) is None or not job.completed:  # noqa: ASYNC110 - nor has SAQ
-                await anyio.sleep(0.05)
+        async def is_over() -> bool:
+            job = await queue.job(job_id)
+            return job is not None and bool(job.completed)
+
+        await until(is_over, within_s=60)
+        job = await queue.job(job_id)
+        assert job is not None
         assert job.error is None, job.error
         result: list[str] = job.result
         return result

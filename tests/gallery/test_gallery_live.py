@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,8 @@ async def test_a_run_that_begins_after_the_gallery_appears_row_by_row(
             await second.until_totals(later, saved=16, has_ended=True)
         assert first.rows == second.rows == recorded(directory)
         steps = [name for name in first.names if name != "waiting"]
-        assert steps[0] == "reset"
-        assert steps[1] in {"rows", "totals"}
+        first_steps = [name for name, _ in groupby(steps)]  # what is read in two goes is told in two
+        assert first_steps[:3] == ["reset", "rows", "totals"] or first_steps[:2] == ["reset", "totals"]
         assert steps.count("reset") == 1
         assert steps.count("totals") >= 4
         file = first.rows[7]["file"]

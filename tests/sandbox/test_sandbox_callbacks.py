@@ -86,7 +86,7 @@ async def test_a_callback_that_nobody_takes_is_given_up(listener: Listener) -> N
 
 
 async def test_a_waiting_callback_ends_with_the_sandbox(listener: Listener) -> None:
-    with anyio.fail_after(30):
+    with anyio.fail_after(2):
         async with opened(durations=Durations.fixed(600.0), **LOCAL) as (_, client):
             await client.made(callback_url=listener.url)
     with pytest.raises(anyio.WouldBlock):

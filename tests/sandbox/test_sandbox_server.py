@@ -16,11 +16,6 @@ pytestmark = pytest.mark.anyio
 
 async def test_the_sandbox_stops_within_a_second_whatever_is_stalled() -> None:
     """The clients are still there, waiting, and find their connections closed."""
-    took_s = [await stop_of_a_stalled_sandbox_s() for _ in range(3)]
-    assert min(took_s) < 1.0  # a busy machine may hold one up
-
-
-async def stop_of_a_stalled_sandbox_s() -> float:
     body = json.dumps({"model": "krea-2-turbo", "prompt": "x", "callback_url": "http://127.0.0.1:1/"}).encode()
     head = f"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
     head += "Authorization: Bearer sk-evo-sandbox\r\n\r\n"
@@ -36,13 +31,12 @@ async def stop_of_a_stalled_sandbox_s() -> float:
             while sandbox.ledger.requests["create"] < len(faults):
                 await anyio.lowlevel.checkpoint()
         began = time.perf_counter()
-    took_s = time.perf_counter() - began
+    assert time.perf_counter() - began < 1.0
     for stream in streams:
-        with anyio.fail_after(10), suppress(anyio.BrokenResourceError):
+        with anyio.fail_after(1), suppress(anyio.BrokenResourceError):
             async for _ in stream:
                 pass
         await stream.aclose()
-    return took_s
 
 
 async def test_a_sandbox_that_is_not_open_has_no_url() -> None:
